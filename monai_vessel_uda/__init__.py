@@ -1,0 +1,3 @@
+"""Unsupervised adaptation of retinal vessel segmentation by diffusion, as MONAI bundles."""
+
+__version__ = "0.1.0"

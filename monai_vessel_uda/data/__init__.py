@@ -1,0 +1,1 @@
+"""Where images come from: file formats, public data set layouts, the manifest, phantoms and patches."""

@@ -1,0 +1,1 @@
+"""Ignite plumbing that knows no paper: trainers, resuming, weights on disk, tracking."""

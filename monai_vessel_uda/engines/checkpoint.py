@@ -1,0 +1,64 @@
+"""Resuming a training so that the result is bitwise that of an uninterrupted one."""
+
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Engine, Events
+
+from ..errors import InputError
+from ..files import load_tensors, save_tensors
+
+
+class ResumableCheckpoint:
+    """Saves every epoch, and continues from the saved state when the engine starts.
+
+    Ignite's ``Checkpoint`` deletes the old file before it has written the new one, and MONAI's ``CheckpointLoader``
+    wants the name of an existing file; this handler replaces one file atomically and loads it if it is there.
+
+    Args:
+        path: the checkpoint file.
+        objects: what to save, by name; each has ``state_dict`` and ``load_state_dict``. The engine itself is added.
+        fingerprint: what must be the same for the checkpoint to be continued (settings, data); compared as text.
+    """
+
+    def __init__(self, path: str | Path, objects: dict[str, Any], fingerprint: str = "") -> None:
+        self.path = Path(path)
+        self.objects = objects
+        self.fingerprint = fingerprint
+
+    def attach(self, engine: Engine) -> None:
+        """Load at the start, save after each epoch."""
+        engine.add_event_handler(Events.STARTED, self.load)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+
+    def load(self, engine: Engine) -> None:
+        """Restore the objects and the engine's place, if there is a checkpoint.
+
+        Raises:
+            InputError: the checkpoint belongs to other settings or another architecture.
+        """
+        if not self.path.exists():
+            return
+        content = load_tensors(self.path, map_location="cpu")
+        if content["fingerprint"] != self.fingerprint:
+            raise InputError(
+                f"{self.path}: this checkpoint was made with other settings; expected {self.fingerprint!r}, "
+                f"found {content['fingerprint']!r}. Delete it to start anew, or restore the settings."
+            )
+        for name, thing in self.objects.items():
+            try:
+                thing.load_state_dict(content[name])
+            except (KeyError, RuntimeError, ValueError) as error:
+                raise InputError(f"{self.path}: checkpoint of another architecture ({name}: {error})") from error
+        engine.state.epoch = content["epoch"]
+        engine.state.iteration = content["iteration"]
+
+    def save(self, engine: Engine) -> None:
+        """Replace the checkpoint."""
+        content = {name: thing.state_dict() for name, thing in self.objects.items()}
+        place = {
+            "epoch": engine.state.epoch,
+            "iteration": engine.state.iteration,
+            "fingerprint": self.fingerprint,
+        }
+        save_tensors({**content, **place}, self.path)

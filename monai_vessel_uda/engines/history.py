@@ -1,0 +1,54 @@
+"""Losses of a training: shown while it runs, kept in the checkpoint, written as CSV."""
+
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Engine, Events
+
+from ..files import replacing
+from ..progress import Progress
+
+
+class LossHistory:
+    """Mean loss of each epoch, with progress and time left while the epoch runs.
+
+    Args:
+        label: what is being trained, for the progress line.
+        path: CSV file to write after each epoch (columns ``iteration``, ``loss``).
+    """
+
+    def __init__(self, label: str, path: str | Path) -> None:
+        self.label, self.path = label, Path(path)
+        self.rows: list[list[float]] = []
+        self._sum: Any = 0.0
+        self._progress: Progress | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Listen to a trainer whose output holds ``loss``; attach after the checkpoint."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._close_epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The epochs so far."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from the epochs of a checkpoint."""
+        self.rows = [list(row) for row in state["rows"]]
+
+    def _start(self, engine: Engine) -> None:
+        total = engine.state.max_epochs * engine.state.epoch_length
+        self._progress = Progress(self.label, total, done=engine.state.iteration)
+
+    def _add(self, engine: Engine) -> None:
+        # Summed on the device: reading the value at each step would make the host wait for the accelerator.
+        self._sum = self._sum + engine.state.output["loss"].detach()
+        assert self._progress is not None
+        self._progress.update(**({"loss": self.rows[-1][1]} if self.rows else {}))
+
+    def _close_epoch(self, engine: Engine) -> None:
+        self.rows.append([engine.state.iteration, float(self._sum) / engine.state.epoch_length])
+        self._sum = 0.0
+        with replacing(self.path) as temporary:
+            temporary.write_text("iteration,loss\n" + "".join(f"{i:.0f},{loss:.6g}\n" for i, loss in self.rows))

@@ -1,0 +1,89 @@
+"""Segmenting and scoring whole images at their native size."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..data.images import image_size, read_mask
+from ..files import save_json
+from ..methods.prediction import Inferer, vessel_probabilities
+from ..metrics.segmentation import score_image, summarise
+from ..progress import track
+
+
+def native_probabilities(
+    network: nn.Module,
+    items: Iterable[Mapping[str, Any]],
+    transform: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+    inferer: Inferer,
+) -> Iterator[Tensor]:
+    """Vessel probabilities of image files, at the files' own size.
+
+    Args:
+        network: segmenter.
+        items: with ``image``, the path.
+        transform: the target's preprocessing, to the working resolution.
+        inferer: sliding window.
+
+    Yields:
+        Probabilities, shape (height, width), one image in memory at a time.
+    """
+    for item in items:
+        prepared = transform(dict(item))
+        (probability,) = vessel_probabilities(network, [prepared["image"]], inferer)
+        probability = probability * (prepared["fov"] > 0.5)
+        yield to_size(probability, image_size(item["image"]))[0]
+
+
+def to_size(image: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinear resize of (1, height, width) to ``size``."""
+    if tuple(image.shape[1:]) == tuple(size):
+        return image
+    return F.interpolate(image[None], size=tuple(size), mode="bilinear", align_corners=False, antialias=True)[0]
+
+
+def evaluate_segmenter(
+    network: nn.Module,
+    items: Sequence[Mapping[str, Any]],
+    transform: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+    inferer: Inferer,
+    *,
+    output: str | Path | None = None,
+    threshold: float = 0.5,
+    seed: int = 0,
+    label: str = "evaluating",
+) -> dict[str, Any]:
+    """Scores against masks, at native size. The only code of the package that reads evaluation masks.
+
+    Args:
+        network: segmenter.
+        items: with ``image`` and ``label``, the paths.
+        transform: the target's preprocessing; must not need the label.
+        inferer: sliding window.
+        output: JSON file to write the result to.
+        threshold: probability above which a pixel is vessel.
+        seed: of the bootstrap.
+        label: name in progress lines.
+
+    Returns:
+        ``per_image`` (id and scores) and ``summary`` (mean and 95 % bootstrap interval of each score).
+    """
+    rows = []
+    probabilities = native_probabilities(network, _without_labels(items), transform, inferer)
+    for item, probability in zip(track(items, label), probabilities, strict=True):
+        mask = read_mask(item["label"])
+        fov = read_mask(item["fov"]) if item.get("fov") else None
+        rows.append(score_image(probability.numpy(), mask, fov, threshold))
+    per_image = [{"id": str(item["id"]), "scores": row} for item, row in zip(items, rows, strict=True)]
+    result = {"per_image": per_image, "summary": summarise(rows, seed=seed), "threshold": threshold}
+    if output is not None:
+        save_json(result, output)
+    return result
+
+
+def _without_labels(items: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    for item in items:
+        yield {key: value for key, value in item.items() if key != "label"}

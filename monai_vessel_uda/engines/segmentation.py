@@ -1,0 +1,167 @@
+"""The inference bundle's parts: which files, how they are preprocessed, how results are written beside them."""
+
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ignite.engine import Engine, Events
+from monai.transforms import Transform
+
+from ..data.images import IMAGE_SUFFIXES, image_stem, image_suffix, read_image, write_like
+from ..data.layouts import find_items
+from ..data.manifest import datalist, load_manifest
+from ..errors import InputError
+from ..files import replacing
+from ..progress import Progress
+from ..transforms.preprocessing import target_transforms
+from .inference import to_size
+
+
+def images_to_segment(source: str | Path) -> list[dict[str, Any]]:
+    """Items for one image file or all images below a folder.
+
+    Raises:
+        InputError: no such file or folder, no image in it, or two images that would write the same result.
+    """
+    source = Path(source)
+    if not source.exists():
+        raise InputError(f"{source}: no such file or folder")
+    paths = [source] if source.is_file() else sorted(p for p in source.rglob("*") if _is_image(p))
+    if not paths:
+        raise InputError(f"{source}: expected images ({', '.join(sorted(IMAGE_SUFFIXES))}), found none")
+    seen: dict[tuple[Path, str], Path] = {}
+    for path in paths:
+        other = seen.setdefault((path.parent, image_stem(path)), path)
+        if other != path:
+            raise InputError(f"{path}: two files with one stem ({other.name}); results would overwrite each other")
+    return [{"image": str(path), "id": image_stem(path), "domain": "target"} for path in paths]
+
+
+def images_to_evaluate(
+    folder: str | Path | None = None, manifest: str | Path | None = None, layout: str = "auto"
+) -> list[dict[str, Any]]:
+    """Items with masks, from a folder in any known layout, or the manifest's evaluation list.
+
+    Raises:
+        InputError: neither or both are given, or there is nothing to evaluate.
+    """
+    if (folder is None) == (manifest is None):
+        raise InputError("evaluation: give either a folder (evaluation_dir) or a manifest, not both")
+    if folder is not None:
+        return find_items(folder, domain="target", labels="required", layout=layout)
+    assert manifest is not None
+    items = datalist(load_manifest(manifest), "evaluation")
+    if not items:
+        raise InputError(f"{manifest}: the manifest lists no evaluation images")
+    return items
+
+
+def model_transforms(description: Mapping[str, Any], scale: float | None = None) -> Transform:
+    """The target preprocessing that a model was trained with, from the JSON beside its weights.
+
+    Args:
+        description: content of ``model.json``.
+        scale: working pixels for one pixel of the files, if their resolution differs from the training images'.
+
+    Raises:
+        InputError: the description holds no preprocessing.
+    """
+    if "preprocessing" not in description:
+        raise InputError("model.json: expected the key 'preprocessing'; export the segmenter with 'vessel-uda adapt'")
+    record = dict(description["preprocessing"])
+    if scale is not None:
+        if not scale > 0:
+            raise InputError(f"scale: expected a positive factor, got {scale}")
+        record = {**record, "target": {**record["target"], "scale": float(scale)}}
+    return target_transforms(record)
+
+
+class SaveSegmentationd(Transform):
+    """Write the mask (and the probabilities, and an overlay) of one image, at its native size and geometry.
+
+    Args:
+        output_dir: where results go; sub-folders of ``root`` are kept.
+        root: the folder (or file) that was segmented.
+        threshold: probability above which a pixel is vessel.
+        probability: also write ``<stem>_probability``, float32 where the format can hold it, else 16-bit PNG.
+        overlay: also write ``<stem>_overlay.png``.
+        suffix: format of the results, such as ".png"; by default the input's own where it can hold a mask
+            losslessly (NIfTI, MHA, TIFF, PNG, BMP), else PNG.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        root: str | Path,
+        threshold: float = 0.5,
+        probability: bool = False,
+        overlay: bool = False,
+        suffix: str | None = None,
+    ) -> None:
+        self.output_dir, self.root = Path(output_dir), Path(root)
+        self.threshold, self.probability, self.overlay = threshold, probability, overlay
+        self.suffix = suffix
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Write the results of ``pred`` (class probabilities at working resolution); returns the item."""
+        path = Path(data["file"])
+        original = read_image(path)
+        working = data["pred"][1:2].cpu().float() * (data["fov"].cpu() > 0.5)
+        probability = to_size(working, original.array.shape[:2])[0].clamp(0, 1).numpy().astype(np.float32)
+        mask = probability >= self.threshold
+        place, stem = self._place(path), image_stem(path)
+        write_like(mask, place / f"{stem}_vessels{self._suffix(path)}", original)
+        if self.probability:
+            write_like(probability, place / f"{stem}_probability{self._float_suffix(path)}", original)
+        if self.overlay:
+            _write_overlay(original.array, mask, place / f"{stem}_overlay.png")
+        return dict(data)
+
+    def _place(self, path: Path) -> Path:
+        if self.root.is_file():
+            return self.output_dir
+        return self.output_dir / path.parent.resolve().relative_to(self.root.resolve())
+
+    def _suffix(self, path: Path) -> str:
+        own = image_suffix(path)
+        lossless = (".png", ".tif", ".tiff", ".bmp", ".nii", ".nii.gz", ".mha", ".mhd")
+        return self.suffix or (own if own in lossless else ".mha" if own == ".dcm" else ".png")
+
+    def _float_suffix(self, path: Path) -> str:
+        suffix = self._suffix(path)
+        return ".png" if suffix == ".bmp" else suffix
+
+
+class InferenceProgress:
+    """Progress with time left for an evaluator that goes through images one by one.
+
+    Args:
+        total: number of images.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+
+    def attach(self, engine: Engine) -> None:
+        """Count iterations."""
+        progress = Progress("segmenting", self.total)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: progress.update())
+
+
+def _is_image(path: Path) -> bool:
+    return path.is_file() and bool(image_suffix(path)) and not path.name.startswith(".")
+
+
+def _write_overlay(array: np.ndarray, mask: np.ndarray, path: Path, strength: float = 0.6) -> None:
+    """The image with vessels tinted in orange (visible with any colour vision)."""
+    from PIL import Image
+
+    grey = array.astype(np.float32)
+    low, high = np.percentile(grey, (0.5, 99.5))
+    scaled = np.clip((grey - low) / max(high - low, 1e-6), 0, 1) * 255
+    rgb = np.repeat(scaled[..., None], 3, axis=2) if scaled.ndim == 2 else scaled[..., :3]
+    tint = np.array([230.0, 159.0, 0.0])
+    blended = np.where(mask[..., None], (1 - strength) * rgb + strength * tint, rgb)
+    with replacing(path) as temporary:
+        Image.fromarray(blended.round().astype(np.uint8)).save(temporary, format="PNG")

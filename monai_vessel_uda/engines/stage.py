@@ -1,0 +1,96 @@
+"""What every stage does around its work: a folder, a record of its settings, a mark that it is finished."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..files import load_json, save_json
+from .tracking import StageTracker
+
+MARK = "stage.json"
+
+
+class Stage:
+    """One stage of one workspace.
+
+    Args:
+        workspace: folder of the adaptation.
+        name: name of the stage.
+        output_dir: where the stage writes.
+        settings: what determines its result; a finished stage is skipped only if these are the same.
+        tracking: log to MLflow.
+    """
+
+    def __init__(
+        self,
+        workspace: str | Path,
+        name: str,
+        output_dir: str | Path,
+        settings: Mapping[str, Any],
+        tracking: bool = True,
+    ) -> None:
+        self.name, self.output_dir = name, Path(output_dir)
+        self.settings = _plain(settings)
+        self.tracker = StageTracker(workspace, name, self.settings, tracking)
+        self._started = time.time()
+
+    def finished(self) -> bool:
+        """Whether the stage was run to its end with these settings.
+
+        Raises:
+            InputError: it was run with other settings.
+        """
+        return is_finished(self.output_dir, self.settings)
+
+    def start(self) -> "Stage":
+        """Make the folder and open the tracked run."""
+        check_path(self.output_dir)
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        self._started = time.time()
+        self.tracker.start()
+        return self
+
+    def finish(self, results: Mapping[str, Any] | None = None) -> None:
+        """Drop the checkpoint, mark the stage finished, close the tracked run with the stage's pictures."""
+        (self.output_dir / "checkpoint.pt").unlink(missing_ok=True)
+        seconds = round(time.time() - self._started, 1)
+        for picture in sorted(self.output_dir.glob("*.png")):
+            self.tracker.log_file(picture)
+        self.tracker.log_metrics({"seconds": seconds})
+        self.tracker.finish()
+        record = {"stage": self.name, "settings": self.settings, "seconds": seconds, "results": _plain(results or {})}
+        save_json(record, self.output_dir / MARK)
+
+
+def is_finished(output_dir: str | Path, settings: Mapping[str, Any]) -> bool:
+    """Whether ``output_dir`` holds a stage finished with ``settings``; raises InputError if with others."""
+    mark = Path(output_dir) / MARK
+    if not mark.exists():
+        return False
+    before, now = load_json(mark)["settings"], _plain(settings)
+    changed = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+    if changed:
+        differences = ", ".join(f"{key}: {before.get(key)!r} then, {now.get(key)!r} now" for key in changed)
+        raise InputError(
+            f"{output_dir}: this stage was finished with other settings ({differences}); delete the folder"
+        )
+    return True
+
+
+def check_path(path: str | Path) -> None:
+    """Refuse paths that MONAI's config language would rewrite ('#' separates ids there)."""
+    if "#" in str(path):
+        raise InputError(
+            f"{path}: a path with '#' cannot be used, since bundle configs read it as a separator; rename it"
+        )
+
+
+def _plain(value: Any) -> Any:
+    """What JSON would give back, so that records compare equal after a round trip."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value if value is None or isinstance(value, str | int | float | bool) else str(value)

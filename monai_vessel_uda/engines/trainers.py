@@ -1,0 +1,204 @@
+"""Two trainers: one for noise prediction, one for segmentation.
+
+Both are MONAI ``SupervisedTrainer`` over :class:`~monai_vessel_uda.data.patches.PatchDataset`, save a checkpoint every
+epoch (an epoch is a fixed number of iterations) and continue from it when run again.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.handlers import EMAHandler
+from monai.engines import SupervisedTrainer
+from monai.handlers import LrScheduleHandler
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from ..data.patches import PatchDataset, PatchSampler
+from ..diffusion import NoiseSchedule
+from ..diffusion.ddim import seeded_noise
+from ..errors import InputError
+from .checkpoint import ResumableCheckpoint
+from .history import LossHistory
+
+
+class PrepareNoisePrediction:
+    """Turns a batch of patches into a noise prediction task, eq. 3, for a MONAI trainer's ``prepare_batch``.
+
+    Timestep and noise of a patch come from the patch's own seed, so they are the same whatever batch or process the
+    patch is in. A batch without masks gets the all-zero mask ("unconditional").
+
+    Args:
+        schedule: noise levels.
+    """
+
+    def __init__(self, schedule: NoiseSchedule) -> None:
+        self.schedule = schedule
+
+    def __call__(
+        self, batch: dict[str, Any], device: torch.device, non_blocking: bool = False, **kwargs: Any
+    ) -> tuple[Tensor, tuple[Tensor, Tensor], tuple[Tensor, Tensor], dict]:
+        """Return (x_t, (noise, mask), (timesteps, mask), {}): input, target, further network arguments."""
+        x_0 = batch["image"].float()
+        mask = batch["label"].float() if "label" in batch else torch.zeros_like(x_0)
+        generators = [torch.Generator().manual_seed(int(seed)) for seed in batch["seed"]]
+        highest = self.schedule.num_train_timesteps
+        timesteps = torch.cat([torch.randint(highest, (1,), generator=g) for g in generators])
+        noise = seeded_noise(x_0, generators)
+        x_t = self.schedule.add_noise(x_0, noise, timesteps)
+        x_t, noise, timesteps, mask = (v.to(device, non_blocking=non_blocking) for v in (x_t, noise, timesteps, mask))
+        return x_t, (noise, mask), (timesteps, mask), {}
+
+
+def noise_trainer(
+    network: nn.Module,
+    dataset: PatchDataset,
+    ema: EMAHandler,
+    *,
+    schedule: NoiseSchedule,
+    loss: Callable[..., Tensor],
+    output_dir: str | Path,
+    label: str = "generator",
+    iterations: int,
+    iterations_per_epoch: int,
+    batch_size: int,
+    learning_rate: float = 1e-4,
+    weight_decay: float = 0.0,
+    device: torch.device | str = "cpu",
+    num_workers: int = 0,
+    amp: bool = False,
+    handlers: Sequence[Any] = (),
+) -> SupervisedTrainer:
+    """Trainer of a noise prediction network (AdamW, EMA weights).
+
+    Args:
+        network: ``network(x_t, timesteps, mask) -> noise``.
+        dataset: patches with ``image`` in [-1, 1] and, where masks exist, ``label``.
+        ema: moving average of the network's weights; its ``ema_model`` is what samples.
+        schedule: noise levels.
+        loss: ``loss(prediction, (noise, mask))``.
+        output_dir: where ``checkpoint.pt`` and ``losses.csv`` go.
+        label: name in progress lines.
+        iterations: optimiser steps in all; a multiple of ``iterations_per_epoch``.
+        iterations_per_epoch: steps between checkpoints.
+        batch_size: patches in a step.
+        learning_rate: of AdamW.
+        weight_decay: of AdamW.
+        device: where to train.
+        num_workers: processes that load patches.
+        amp: bfloat16 autocast (CUDA only).
+        handlers: further Ignite handlers.
+    """
+    optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=weight_decay)
+    history = LossHistory(label, Path(output_dir) / "losses.csv")
+    objects = {"network": network, "ema": ema.ema_model, "optimizer": optimizer, "history": history}
+    ema.ema_model.to(device)
+    return SupervisedTrainer(
+        prepare_batch=PrepareNoisePrediction(schedule),
+        optimizer=optimizer,
+        train_handlers=[
+            _checkpoint(output_dir, objects, dataset, iterations, batch_size),
+            history,
+            ema,
+            *handlers,
+        ],
+        loss_function=loss,
+        amp=amp,
+        amp_kwargs={"dtype": torch.bfloat16} if amp else None,
+        **_common(network, dataset, iterations, iterations_per_epoch, batch_size, device, num_workers),
+    )
+
+
+def segmentation_trainer(
+    network: nn.Module,
+    dataset: PatchDataset,
+    *,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    output_dir: str | Path,
+    label: str = "segmenter",
+    iterations: int,
+    iterations_per_epoch: int,
+    batch_size: int,
+    learning_rate: float = 1e-3,
+    power: float = 0.9,
+    device: torch.device | str = "cpu",
+    num_workers: int = 0,
+    amp: bool = False,
+    handlers: Sequence[Any] = (),
+) -> SupervisedTrainer:
+    """Trainer of a segmenter (Adam, learning rate decaying as ``(1 - step / iterations) ** power``).
+
+    Args:
+        network: ``network(image) -> logits`` of shape (batch, 2, *spatial).
+        dataset: patches with ``image`` and ``label``.
+        loss: ``loss(logits, label)``.
+        output_dir: where ``checkpoint.pt`` and ``losses.csv`` go.
+        label: name in progress lines.
+        iterations: optimiser steps in all; a multiple of ``iterations_per_epoch``.
+        iterations_per_epoch: steps between checkpoints.
+        batch_size: patches in a step.
+        learning_rate: of Adam at the start.
+        power: of the polynomial decay.
+        device: where to train.
+        num_workers: processes that load patches.
+        amp: bfloat16 autocast (CUDA only).
+        handlers: further Ignite handlers.
+    """
+    optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
+    decay = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=iterations, power=power)
+    history = LossHistory(label, Path(output_dir) / "losses.csv")
+    objects = {"network": network, "optimizer": optimizer, "decay": decay, "history": history}
+    return SupervisedTrainer(
+        optimizer=optimizer,
+        loss_function=loss,
+        train_handlers=[
+            _checkpoint(output_dir, objects, dataset, iterations, batch_size),
+            history,
+            LrScheduleHandler(decay, print_lr=False, epoch_level=False),
+            *handlers,
+        ],
+        amp=amp,
+        amp_kwargs={"dtype": torch.bfloat16} if amp else None,
+        **_common(network, dataset, iterations, iterations_per_epoch, batch_size, device, num_workers),
+    )
+
+
+def _checkpoint(
+    output_dir: str | Path, objects: dict[str, Any], dataset: PatchDataset, iterations: int, batch_size: int
+) -> ResumableCheckpoint:
+    fingerprint = f"seed {dataset.seed}, {len(dataset.images)} images, {iterations} iterations of {batch_size}"
+    return ResumableCheckpoint(Path(output_dir) / "checkpoint.pt", objects, fingerprint)
+
+
+def _common(
+    network: nn.Module,
+    dataset: PatchDataset,
+    iterations: int,
+    iterations_per_epoch: int,
+    batch_size: int,
+    device: torch.device | str,
+    num_workers: int,
+) -> dict[str, Any]:
+    if iterations < 1 or iterations_per_epoch < 1 or iterations % iterations_per_epoch:
+        raise InputError(
+            f"iterations: expected a positive multiple of iterations_per_epoch ({iterations_per_epoch}), got {iterations}"
+        )
+    if batch_size < 1:
+        raise InputError(f"batch_size: expected at least 1, got {batch_size}")
+    loader = DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=PatchSampler(iterations_per_epoch * batch_size),
+        num_workers=num_workers,
+        persistent_workers=False,  # workers must see the sampler's new epoch
+        pin_memory=torch.device(device).type == "cuda",
+    )
+    return {
+        "device": torch.device(device),
+        "network": network.to(device),
+        "train_data_loader": loader,
+        "max_epochs": iterations // iterations_per_epoch,
+        "decollate": False,
+        "optim_set_to_none": True,
+    }

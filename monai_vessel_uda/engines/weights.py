@@ -1,0 +1,64 @@
+"""Weights on disk: a state dict with a small JSON beside it, refused when they do not belong together."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from .. import __version__
+from ..errors import InputError
+from ..files import load_json, load_tensors, save_json, save_tensors, sha256
+
+
+def architecture(network: nn.Module) -> dict[str, Any]:
+    """What identifies an architecture: class, number of parameters, and a hash of all tensor names and shapes."""
+    shapes = [f"{name} {tuple(tensor.shape)}" for name, tensor in sorted(network.state_dict().items())]
+    return {
+        "network": f"{type(network).__module__}.{type(network).__qualname__}",
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "shapes_sha256": hashlib.sha256("\n".join(shapes).encode()).hexdigest(),
+    }
+
+
+def save_weights(network: nn.Module, path: str | Path, description: dict[str, Any] | None = None) -> Path:
+    """Write ``path`` (state dict, on the CPU) and the JSON of the same stem.
+
+    Args:
+        network: what to save.
+        path: ``*.pt``.
+        description: what a later reader must know: preprocessing, schedule, seed, …
+
+    Returns:
+        ``path``.
+    """
+    path = Path(path)
+    save_tensors({name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}, path)
+    record = {"architecture": architecture(network), "version": __version__, "sha256": sha256(path)}
+    save_json({**(description or {}), **record}, path.with_suffix(".json"))
+    return path
+
+
+def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
+    """Load weights into ``network``, which must be of the architecture that they were saved from.
+
+    Returns:
+        ``network``.
+
+    Raises:
+        InputError: no such file, not a file of tensors, or weights of another architecture.
+    """
+    state = load_tensors(path, map_location="cpu")
+    record = Path(path).with_suffix(".json")
+    if record.exists():
+        saved, wanted = load_json(record).get("architecture", {}), architecture(network)
+        if saved and saved != wanted:
+            raise InputError(
+                f"{path}: weights of another architecture: expected {wanted['network']} with "
+                f"{wanted['parameters']} parameters, got {saved['network']} with {saved['parameters']}"
+            )
+    try:
+        network.load_state_dict(state, strict=True)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: weights of another architecture ({str(error).splitlines()[0]})") from error
+    return network

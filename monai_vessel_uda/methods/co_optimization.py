@@ -1,0 +1,274 @@
+r"""Sec. 2.3: segmenter and conditional generator improve each other for K rounds.
+
+Round k, from :math:`S_{k-1}` and :math:`\epsilon^B_{k-1}`:
+
+1. pseudo-masks :math:`\hat y^B = S_{k-1}(x^B)` for the whole target set;
+2. :math:`\epsilon^B_k`: :math:`\epsilon^B_{k-1}` fine-tuned on :math:`(x^B, \hat y^B)`;
+3. images :math:`x^{A \to B}_k` for the source masks :math:`y^A` from :math:`\epsilon^B_k`;
+4. :math:`S_k`: :math:`S_{k-1}` refined on :math:`(x^{A \to B}_k, y^A)`.
+
+Every step leaves its result in the round's folder and is skipped if it is there, so that an interrupted run continues
+where it stopped and ends with the same bits.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from ignite.engine import Engine, Events
+from ignite.handlers import EMAHandler
+from monai.transforms import Transform
+from torch import Tensor, nn
+
+from ..data.patches import PatchDataset, ShardedPairs
+from ..errors import InputError
+from ..files import load_json, load_tensors, save_json, save_tensors
+from ..metrics.distributions import feature_distance, intensity_distances
+from ..metrics.label_free import mask_faithfulness
+from ..preview import save_contact_sheet
+from ..seeding import stable_seed
+from .label_free import choose, measure_segmenter
+from .latent_mining import IntensityRange, LatentMining, pseudo_masks, regenerate_pairs, with_masks
+from .prediction import Inferer, vessel_probabilities
+
+
+@dataclass
+class CoOptimization:
+    """K rounds over one folder.
+
+    Args:
+        segmenter: a segmenter of the architecture of the candidates.
+        generator: a generator of the architecture of the target generator.
+        candidates: weights of the segmenters to start from, by name, in order of preference.
+        generator_weights: weights of the target generator before round 1.
+        mined: folder of the mined shards.
+        target: prepared target items (``image``, ``fov``, ``centres``; no labels).
+        inferer: sliding window.
+        mining: how images are generated.
+        patch_transform: random patch of an image or (image, label) item.
+        pair_transform: random flips of a generated pair.
+        train_generator: ``(network=, dataset=, ema=, output_dir=, label=) -> trainer``.
+        train_segmenter: ``(network=, dataset=, output_dir=, label=) -> trainer``.
+        save_weights: ``(network, path, description)``.
+        description: what goes into the JSON beside every segmenter's weights (the preprocessing).
+        load_weights: ``(network, path)``.
+        output_dir: where the rounds go.
+        rounds: K, at least 1.
+        start: what a round generates from, pure ``noise`` or the mined ``latents``.
+        pairs: pairs generated each round; all masks by default.
+        threshold: of the pseudo-masks; None for soft masks.
+        reinitialise: train each round's segmenter from scratch (the release's way) instead of refining it.
+        ema_momentum: of the generator's moving average.
+        measured_patches: patches compared for the distribution distances.
+        device: where to compute.
+        seed: of all draws.
+        on_round: called with (round, measures, folder) after each round, for tracking.
+    """
+
+    segmenter: nn.Module
+    generator: nn.Module
+    candidates: Mapping[str, str | Path]
+    generator_weights: str | Path
+    mined: str | Path
+    target: Sequence[Mapping[str, Any]]
+    inferer: Inferer
+    mining: LatentMining
+    patch_transform: Transform
+    pair_transform: Transform
+    train_generator: Callable[..., Engine]
+    train_segmenter: Callable[..., Engine]
+    save_weights: Callable[..., Any]
+    load_weights: Callable[..., Any]
+    output_dir: str | Path
+    description: Mapping[str, Any] = field(default_factory=dict)
+    rounds: int = 6
+    start: Literal["noise", "latents"] = "latents"
+    pairs: int | None = None
+    threshold: float | None = 0.5
+    reinitialise: bool = False
+    ema_momentum: float = 1e-4
+    measured_patches: int = 128
+    device: torch.device | str = "cpu"
+    seed: int = 0
+    on_round: Callable[[int, Mapping[str, Any], Path], None] | None = None
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise InputError(f"rounds: expected K of at least 1, got {self.rounds}")
+        self.output_dir, self.mined = Path(self.output_dir), Path(self.mined)
+        self._untrained = copy.deepcopy(self.segmenter.state_dict())
+
+    def engine(self) -> Engine:
+        """Outer Ignite engine: one epoch is one round; finished rounds are skipped."""
+        engine = Engine(lambda outer, _: self.run_round(outer.state.epoch))
+
+        @engine.on(Events.STARTED)
+        def skip_finished(outer: Engine) -> None:
+            self.run_start()
+            while outer.state.epoch < self.rounds and (self._folder(outer.state.epoch + 1) / "measures.json").exists():
+                outer.state.epoch += 1
+            outer.state.iteration = outer.state.epoch
+
+        engine.add_event_handler(Events.COMPLETED, lambda outer: self.conclude())
+        return engine
+
+    def run(self) -> dict[str, Any]:
+        """Run or resume all rounds; returns what :meth:`conclude` wrote."""
+        self.engine().run([0], max_epochs=self.rounds, epoch_length=1)
+        return load_json(Path(self.output_dir) / "rounds.json")
+
+    def run_start(self) -> None:
+        """Round 0: measure all candidates without labels and take the best."""
+        folder = self._folder(0)
+        if (folder / "measures.json").exists():
+            return
+        measures = {}
+        for name, path in self.candidates.items():
+            self.load_weights(self.segmenter.to(self.device), path)
+            measures[name] = measure_segmenter(self.segmenter, self.target, self.inferer)
+        chosen, scores = choose(measures)
+        self.load_weights(self.segmenter, self.candidates[chosen])
+        self.save_weights(self.segmenter, folder / "segmenter" / "weights.pt", {**self.description, "round": 0, "started_from": chosen})
+        record = {"round": 0, "candidates": measures, "scores": scores, "started_from": chosen}
+        save_json({**record, "measures": measures[chosen]}, folder / "measures.json")
+
+    def run_round(self, k: int) -> dict[str, Any]:
+        """One round, see the module's head."""
+        folder = self._folder(k)
+        self.load_weights(self.segmenter.to(self.device), self._folder(k - 1) / "segmenter" / "weights.pt")
+        masks = self._pseudo_masks(folder)
+        self._fine_tune(k, folder, masks)
+        regenerate_pairs(
+            self.mining,
+            self.generator,
+            Path(self.mined),
+            self._intensity,
+            start=self.start,
+            output_dir=folder / "pairs",
+            round_number=k,
+            pairs=self.pairs,
+            device=self.device,
+            label=f"round {k}: generating",
+        )
+        generated = self._measure_generated(ShardedPairs(str(folder / "pairs")))
+        self._refine(k, folder)
+        measures = {**measure_segmenter(self.segmenter, self.target, self.inferer), **generated}
+        record = {"round": k, "measures": measures, "vessel_fraction_pseudo": _fraction(masks)}
+        save_json(record, folder / "measures.json")
+        if self.on_round is not None:
+            self.on_round(k, record["measures"], folder)
+        return record
+
+    def conclude(self) -> dict[str, Any]:
+        """Compare all rounds by the label-free criterion; export the best one's weights beside ``rounds.json``."""
+        records = [load_json(self._folder(k) / "measures.json") for k in range(self.rounds + 1)]
+        best, scores = choose({str(record["round"]): _numbers(record["measures"]) for record in records})
+        for record, score in zip(records, scores.values(), strict=True):
+            record["score"], record["chosen"] = score, str(record["round"]) == best
+        for before, after in zip(records, records[1:], strict=False):
+            _, pair = choose({"before": _numbers(before["measures"]), "after": _numbers(after["measures"])})
+            after["worse_than_before"] = pair["after"] < pair["before"]
+        self.load_weights(self.segmenter, self._folder(int(best)) / "segmenter" / "weights.pt")
+        description = {**self.description, "round": int(best), "chosen_by": "label-free measures", "scores": scores}
+        self.save_weights(self.segmenter, Path(self.output_dir) / "weights.pt", description)
+        summary = {"rounds": records, "exported_round": int(best), "started_from": records[0]["started_from"]}
+        save_json(summary, Path(self.output_dir) / "rounds.json")
+        return summary
+
+    def _pseudo_masks(self, folder: Path) -> list[Tensor]:
+        path = folder / "pseudo_masks.pt"
+        if path.exists():
+            return [mask.float() for mask in load_tensors(path)]
+        images = [item["image"] for item in self.target]
+        masks = pseudo_masks(list(vessel_probabilities(self.segmenter, images, self.inferer)), self.threshold)
+        save_tensors([mask if self.threshold is None else mask.byte() for mask in masks], path)
+        return masks
+
+    def _fine_tune(self, k: int, folder: Path, masks: Sequence[Tensor]) -> None:
+        """Step 2; leaves the EMA weights in ``self.generator``."""
+        path = folder / "generator" / "weights.pt"
+        if not path.exists():
+            before = self.generator_weights if k == 1 else self._folder(k - 1) / "generator" / "weights.pt"
+            self.load_weights(self.generator.to(self.device), before)
+            items = with_masks(self.target, masks)  # type: ignore[arg-type]
+            dataset = PatchDataset(items, self.patch_transform, stable_seed(self.seed, "fine-tune", k))
+            ema = EMAHandler(self.generator, momentum=self.ema_momentum)
+            self.train_generator(
+                network=self.generator,
+                dataset=dataset,
+                ema=ema,
+                output_dir=path.parent,
+                label=f"round {k}: fine-tuning the generator",
+            ).run()
+            self.save_weights(ema.ema_model, path, {"round": k})
+            (path.parent / "checkpoint.pt").unlink(missing_ok=True)
+        self.load_weights(self.generator.to(self.device), path)
+
+    def _refine(self, k: int, folder: Path) -> None:
+        """Step 4; leaves the refined weights in ``self.segmenter``."""
+        path = folder / "segmenter" / "weights.pt"
+        if not path.exists():
+            if self.reinitialise:
+                self.segmenter.load_state_dict(self._untrained)
+            pairs = ShardedPairs(str(folder / "pairs"))
+            dataset = PatchDataset(pairs, self.pair_transform, stable_seed(self.seed, "refine", k))
+            self.train_segmenter(
+                network=self.segmenter,
+                dataset=dataset,
+                output_dir=path.parent,
+                label=f"round {k}: refining the segmenter",
+            ).run()
+            self.save_weights(self.segmenter, path, {**self.description, "round": k})
+            (path.parent / "checkpoint.pt").unlink(missing_ok=True)
+        self.load_weights(self.segmenter, path)
+
+    def _measure_generated(self, pairs: ShardedPairs) -> dict[str, float]:
+        """How real the generated images look, and whether they show the masks they were made from.
+
+        Judged by the segmenter of the round before, which was not trained on them.
+        """
+        chosen = pairs[: self.measured_patches]
+        images, masks = (torch.stack([pair[key] for pair in chosen]) for key in ("image", "label"))
+        seen = torch.stack(list(vessel_probabilities(self.segmenter, list(images), self.inferer)))
+        real = self._real_patches
+        intensity = intensity_distances(images.numpy(), real.numpy())
+        return {
+            "feature_distance": feature_distance(images, real),
+            "faithfulness": mask_faithfulness(seen, masks),
+            **{f"intensity_{name}": value for name, value in intensity.items()},
+        }
+
+    @cached_property
+    def _real_patches(self) -> Tensor:
+        patches = PatchDataset(self.target, self.patch_transform, stable_seed(self.seed, "real patches"))
+        return torch.stack([patches[i]["image"] for i in range(self.measured_patches)])
+
+    @cached_property
+    def _intensity(self) -> IntensityRange:
+        return IntensityRange.of(self._real_patches)
+
+    def _folder(self, k: int) -> Path:
+        return Path(self.output_dir) / f"round_{k:02d}"
+
+
+def save_round_preview(folder: Path, target: Sequence[Mapping[str, Any]], rows: int = 4) -> None:
+    """Real target images beside their pseudo-masks (the generated pairs have their own preview)."""
+    masks = load_tensors(folder / "pseudo_masks.pt")[:rows]
+    side = [min(sizes) for sizes in zip(*(mask.shape[1:] for mask in masks), strict=True)]
+    crop = (slice(None), *(slice(0, s) for s in side))
+    images = torch.stack([target[i]["image"][crop] for i in range(len(masks))])
+    save_contact_sheet([images, torch.stack([m[crop].float() for m in masks])], folder / "preview_pseudo_masks.png")
+
+
+def _fraction(masks: Sequence[Tensor]) -> float:
+    return float(sum(float(m.sum()) for m in masks) / sum(m.numel() for m in masks))
+
+
+def _numbers(measures: Mapping[str, float | None]) -> dict[str, float]:
+    """Measures as read back from JSON, where null stands for a degenerate one."""
+    return {key: math.inf if value is None else value for key, value in measures.items()}

@@ -1,0 +1,94 @@
+"""Which of several segmenters is best, judged without a single target mask."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..metrics.label_free import (
+    boundary_contrast,
+    consistency,
+    label_free_score,
+    prediction_entropy,
+    uncertain_band_px,
+    vessel_fraction,
+)
+from .prediction import Inferer, vessel_probabilities
+
+MIRRORS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
+"""Views of an image under which a segmenter should say the same: flips of the last two axes."""
+
+
+def measure_segmenter(
+    network: nn.Module,
+    items: Sequence[Mapping[str, Any]],
+    inferer: Inferer,
+    views: Sequence[tuple[int, ...]] = MIRRORS,
+    consistency_images: int = 8,
+) -> dict[str, float]:
+    """Label-free measures of a segmenter on target images.
+
+    Args:
+        network: the segmenter.
+        items: prepared target items with ``image`` and ``fov``; labels are not looked at.
+        inferer: sliding window.
+        views: flips compared for consistency.
+        consistency_images: images (the first ones) used for it, since every view costs one more inference.
+
+    Returns:
+        Means over images: ``boundary_contrast``, ``consistency``, ``uncertain_band_px``, ``prediction_entropy``,
+        ``vessel_fraction``.
+    """
+    images = [item["image"] for item in items]
+    probabilities = list(vessel_probabilities(network, images, inferer))
+    scores = _mean(
+        [_measure_image(image, p, item.get("fov")) for image, p, item in zip(images, probabilities, items, strict=True)]
+    )
+    agreements = []
+    for image, upright in zip(images[:consistency_images], probabilities, strict=False):
+        others = vessel_probabilities(network, [_flip(image, view) for view in views[1:]], inferer)
+        back = [_flip(p, view) for p, view in zip(others, views[1:], strict=True)]
+        agreements.append(consistency([p[None] for p in (upright, *back)]))
+    return {**scores, "consistency": sum(agreements) / len(agreements)}
+
+
+def choose(measures: Mapping[str, Mapping[str, float]]) -> tuple[str, dict[str, float]]:
+    """Best candidate by the label-free criterion; the earliest of equals.
+
+    Args:
+        measures: label-free measures of each candidate, in order of preference.
+
+    Returns:
+        Its name, and the score of every candidate in [0, 1].
+
+    Raises:
+        InputError: no candidates.
+    """
+    if not measures:
+        raise InputError("segmenters: expected at least one candidate to start from, found none")
+    names = list(measures)
+    if len(names) == 1:
+        return names[0], {names[0]: 1.0}
+    scores = dict(zip(names, label_free_score([measures[name] for name in names]), strict=True))
+    return max(names, key=lambda name: scores[name]), scores
+
+
+def _measure_image(image: Tensor, probability: Tensor, fov: Tensor | None) -> dict[str, float]:
+    mask = (probability >= 0.5).float()[None]
+    inside = None if fov is None or bool((fov > 0.5).all()) else fov[None]
+    return {
+        "boundary_contrast": boundary_contrast(image[None], mask, inside),
+        "uncertain_band_px": uncertain_band_px(probability[None]),
+        "prediction_entropy": prediction_entropy(probability),
+        "vessel_fraction": vessel_fraction(probability),
+    }
+
+
+def _flip(image: Tensor, axes: tuple[int, ...]) -> Tensor:
+    return torch.flip(image, axes) if axes else image
+
+
+def _mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}

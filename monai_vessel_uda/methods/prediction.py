@@ -1,0 +1,31 @@
+"""Whole-image vessel probabilities by sliding window; what every method and every evaluation uses."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+Inferer = Callable[[Tensor, nn.Module], Tensor]
+
+
+@torch.no_grad()
+def vessel_probabilities(network: nn.Module, images: Iterable[Tensor], inferer: Inferer) -> Iterator[Tensor]:
+    r"""Probability of vessel at each pixel.
+
+    Args:
+        network: segmenter with logits of shape (batch, 2, \*spatial): background, vessel.
+        images: each of shape (1, \*spatial), range [-1, 1], vessels bright; sizes may differ.
+        inferer: ``inferer(inputs, network)``, for example MONAI's ``SlidingWindowInferer``.
+
+    Yields:
+        For each image the probabilities, shape (1, \*spatial), float32 on the CPU.
+    """
+    was_training = network.training
+    network.eval()
+    device = next(network.parameters()).device
+    try:
+        for image in images:
+            logits = inferer(image[None].float().to(device), network)
+            yield torch.softmax(logits, dim=1)[0, 1:2].cpu()
+    finally:
+        network.train(was_training)

@@ -1,0 +1,1 @@
+"""Segmentation scores (evaluator only), distances between image distributions, label-free measures."""

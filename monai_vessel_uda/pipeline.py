@@ -1,0 +1,464 @@
+"""The stages over a workspace: each is a bundle config, run exactly as ``python -m monai.bundle run`` runs it.
+
+A workspace is a folder::
+
+    manifest.json               who is in which list, preprocessing, versions
+    settings.json               preset and overrides
+    stages/ddpm_source, …       one folder for each stage, marked finished by its stage.json
+    vessel_segmentation/        the exported bundle
+    scores.json, .csv, .md      every segmenter against the evaluation masks, if there are any
+    report.html                 all of it on one page
+    mlruns.db                   tracking
+"""
+
+import difflib
+import logging
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from . import __version__
+from .errors import InputError
+from .files import load_json, replacing, save_json, sha256
+
+logger = logging.getLogger("monai_vessel_uda")
+
+BASELINES = ("raw", "negated", "matched", "fda", "aligned")
+CANDIDATES = ("aligned", "matched", "negated")
+"""Segmenters besides the mined one from which co-optimisation may start."""
+
+SHOWN_AS = {
+    "raw": "source-only",
+    "negated": "source-negated",
+    "matched": "source matched to target histograms",
+    "fda": "Fourier amplitude swap (FDA)",
+    "aligned": "aligned, no diffusion",
+    "mined": "first generation",
+    "supervised": "upper bound (target masks)",
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage: which config of which bundle, and what is overridden."""
+
+    bundle: str
+    config: str
+    overrides: Mapping[str, Any]
+
+
+def prepare(
+    workspace: str | Path,
+    source: Sequence[str | Path],
+    target: str | Path,
+    evaluation: str | Path | None = None,
+    supervised: str | Path | None = None,
+    *,
+    seed: int = 0,
+    **preprocessing: Any,
+) -> Path:
+    """Write the manifest: find the images, check them, decide how both domains are brought into one space.
+
+    Args:
+        workspace: folder to make.
+        source: folders of labelled source images, in any known layout.
+        target: folder of target images; masks in it are not looked at.
+        evaluation: folder of target images with masks, for scores only.
+        supervised: folder of target images with masks, for the upper bound only.
+        seed: of everything random.
+        preprocessing: options of
+            :func:`~monai_vessel_uda.transforms.preprocessing.estimate_preprocessing`.
+
+    Returns:
+        Path of the manifest.
+
+    Raises:
+        InputError: anything that cannot be used; names the file.
+    """
+    from .data.layouts import find_items
+    from .data.manifest import build_manifest, save_manifest
+    from .engines.stage import check_path
+    from .progress import Progress
+    from .transforms.preprocessing import estimate_preprocessing
+
+    check_path(Path(workspace).resolve())
+    sources = [item for folder in source for item in find_items(folder, domain="source", labels="required")]
+    targets = find_items(target, domain="target", labels="forbidden")
+    known = {
+        name: find_items(folder, domain="target", labels="required") if folder is not None else []
+        for name, folder in (("evaluation", evaluation), ("supervised", supervised))
+    }
+    progress = Progress("looking at the images", 100)
+    record = estimate_preprocessing(
+        sources,
+        targets,
+        seed=seed,
+        progress=lambda share, what: progress.update(round(100 * share) - progress.done),
+        **preprocessing,
+    )
+    manifest = build_manifest(source=sources, target=targets, **known, preprocessing=record, seed=seed)
+    path = Path(workspace) / "manifest.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and any((path.parent / "stages").glob("*")):
+        raise InputError(
+            f"{path}: this workspace has stages of an earlier adaptation; choose another folder or delete it"
+        )
+    save_manifest(manifest, path)
+    return path
+
+
+def adapt(
+    workspace: str | Path,
+    preset: str = "full",
+    overrides: Mapping[str, Any] | None = None,
+    baselines: bool = True,
+    device: str | None = None,
+) -> Path:
+    """Run all stages, skipping finished ones and resuming an interrupted one; evaluate, export, report.
+
+    Args:
+        workspace: folder with a manifest.
+        preset: ``full``, ``small`` or ``demo``: see ``monai_vessel_uda/presets``.
+        overrides: ids of the bundle configs and their values, for all stages that have them.
+        baselines: also train the baselines, and the upper bound if the manifest has masks for it.
+        device: ``cpu`` or ``cuda``; a GPU where there is one by default.
+
+    Returns:
+        The exported bundle's folder.
+
+    Raises:
+        InputError: no manifest, changed files, an unknown override, a device that is not there.
+    """
+    from .data.manifest import load_manifest, verify_files
+
+    workspace = Path(workspace)
+    manifest = load_manifest(workspace / "manifest.json")
+    verify_files(manifest)
+    settings = _settings(workspace, preset, {**(overrides or {}), **_device(device), "seed": manifest["seed"]})
+    evaluated = bool(manifest["evaluation"])
+    for step in stages(baselines, baselines and evaluated and bool(manifest["supervised"])):
+        run_step(workspace, step, settings)
+    bundle = export(workspace, settings)
+    if evaluated:
+        score(workspace, settings)
+    from .report.html import write_report
+
+    write_report(workspace)
+    return bundle
+
+
+def stages(baselines: bool, upper_bound: bool) -> Iterator[Step]:
+    """All stages in their order."""
+    yield Step("ddpm_pretrain", "train.json", {"domain": "source"})
+    yield Step("ddpm_pretrain", "train.json", {"domain": "target"})
+    yield Step("latent_mining", "mine.json", {})
+    names = ["mined", *(BASELINES if baselines else CANDIDATES), *(["supervised"] if upper_bound else [])]
+    for name in names:
+        yield Step("latent_mining", "train.json", {"training_set": name})
+    yield Step("co_optimization", "train.json", {})
+
+
+def run_step(workspace: Path, step: Step, settings: Mapping[str, Any]) -> bool:
+    """Run one stage unless it is finished; returns whether it ran."""
+    from .engines.stage import is_finished
+
+    workflow = _workflow([step.config], step.bundle, {**settings, **step.overrides, "workspace": str(workspace)})
+    parser = workflow.parser
+    parser.parse(True)
+    output_dir = parser.get_parsed_content("output_dir")
+    if is_finished(output_dir, parser.get_parsed_content("settings")):
+        logger.info("%s: finished before, skipped", Path(output_dir).name)
+        return False
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+    return True
+
+
+def export(workspace: Path, settings: Mapping[str, Any]) -> Path:
+    """Copy the inference bundle into the workspace, with the best round's weights and their description."""
+    destination = workspace / "vessel_segmentation"
+    weights = workspace / "stages" / "co_optimization" / "weights.pt"
+    if (destination / "models" / "model.pt").exists() and sha256(destination / "models" / "model.pt") == sha256(
+        weights
+    ):
+        return destination
+    making = workspace / ".vessel_segmentation"
+    shutil.rmtree(making, ignore_errors=True)
+    shutil.copytree(bundle_folder("vessel_segmentation"), making, ignore=shutil.ignore_patterns("models"))
+    (making / "models").mkdir()
+    shutil.copy2(weights, making / "models" / "model.pt")
+    description = load_json(weights.with_suffix(".json"))
+    save_json({**description, "exported_with": __version__}, making / "models" / "model.json")
+    inference = making / "configs" / "inference.json"
+    config = load_json(inference)
+    for key, value in settings.items():
+        _set(config, key, value)
+    inference.write_text(_as_config(config))
+    shutil.rmtree(destination, ignore_errors=True)
+    making.rename(destination)
+    return destination
+
+
+def segment(
+    source: str | Path,
+    output: str | Path,
+    bundle: str | Path,
+    *,
+    probability: bool = False,
+    overlay: bool = False,
+    scale: float | None = None,
+    suffix: str | None = None,
+    device: str | None = None,
+) -> Path:
+    """Segment one image or a folder with an exported bundle.
+
+    Args:
+        source: image file or folder.
+        output: folder of the results.
+        bundle: a ``vessel_segmentation`` folder, or a workspace that holds one.
+        probability: also write probability maps.
+        overlay: also write overlays.
+        scale: working pixels for one pixel of the images, if they differ in resolution from the training images.
+        suffix: format of the results; by default the input's own.
+        device: ``cpu`` or ``cuda``.
+
+    Returns:
+        ``output``.
+    """
+    overrides = {
+        "dataset_dir": str(source),
+        "output_dir": str(output),
+        "probability": probability,
+        "overlay": overlay,
+        "scale": scale,
+        "output_suffix": suffix,
+        **_device(device),
+    }
+    _run_inference(["inference.json"], _bundle(bundle), overrides)
+    return Path(output)
+
+
+def evaluate(
+    bundle: str | Path,
+    folder: str | Path | None = None,
+    output: str | Path | None = None,
+    *,
+    manifest: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Score a bundle against masks of a folder or of a manifest's evaluation list."""
+    values = {"evaluation_dir": _text(folder), "manifest": _text(manifest), **(overrides or {})}
+    if output is not None:
+        values["output"] = str(output)
+    result: dict[str, Any] = _run_inference(["inference.json", "evaluate.json"], _bundle(bundle), values)[0]
+    return result
+
+
+def score(workspace: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Score every segmenter of the workspace; write ``scores.json``, ``.csv`` and ``.md``.
+
+    The only step that reads evaluation masks, and nothing is chosen by it.
+    """
+    from .report.table import score_csv, score_table
+
+    bundle = workspace / "vessel_segmentation"
+    rounds = load_json(workspace / "stages" / "co_optimization" / "rounds.json")
+    exported = rounds["exported_round"]
+    rows = []
+    for name, weights in _segmenters(workspace, len(rounds["rounds"]) - 1):
+        output = weights.parent / "evaluation.json"
+        if not output.exists() or load_json(output).get("weights_sha256") != sha256(weights):
+            overrides = {
+                "model": str(weights),
+                "model_description": str(weights.with_suffix(".json")),
+                "seed": settings["seed"],
+            }
+            manifest = workspace / "manifest.json"
+            result = evaluate(bundle, None, output, manifest=manifest, overrides=overrides)
+            save_json({**result, "weights_sha256": sha256(weights)}, output)
+        is_exported = name == f"round {exported}"
+        rows.append({"name": name, "scores": load_json(output)["summary"], "exported": is_exported, "note": ""})
+    conditions = {
+        "seed": settings["seed"],
+        "started_from": rounds["started_from"],
+        "exported_round": exported,
+        "version": __version__,
+        "settings": {key: value for key, value in settings.items()},
+    }
+    result = {"rows": rows, "conditions": conditions}
+    save_json(result, workspace / "scores.json")
+    for suffix, text in ((".md", score_table(rows)), (".csv", score_csv(rows))):
+        with replacing(workspace / f"scores{suffix}") as temporary:
+            temporary.write_text(text)
+    return result
+
+
+def demo(folder: str | Path, seeds: Sequence[int] = (0, 1, 2)) -> str:
+    """The main job on phantoms: make them, adapt, evaluate, once for each seed.
+
+    Args:
+        folder: where everything goes, ``seed_0`` and so on; finished seeds are not run again.
+        seeds: of the phantoms and of everything else.
+
+    Returns:
+        Markdown table of Dice, also written to ``demo.md``.
+    """
+    from .data.phantoms import write_phantoms
+
+    folder = Path(folder)
+    scores: dict[int, dict[str, Any]] = {}
+    for seed in seeds:
+        logger.info("demo: seed %d", seed)
+        workspace, data = folder / f"seed_{seed}", folder / f"seed_{seed}" / "phantoms"
+        if not (workspace / "manifest.json").exists():
+            sets = write_phantoms(data, seed=seed)
+            prepare(workspace, [sets["source"]], sets["target"], sets["evaluation"], sets["supervised"], seed=seed)
+        adapt(workspace, preset="demo")
+        scores[seed] = load_json(workspace / "scores.json")
+    table = _demo_table(scores)
+    with replacing(folder / "demo.md") as temporary:
+        temporary.write_text(table)
+    return table
+
+
+def _demo_table(scores: Mapping[int, Mapping[str, Any]]) -> str:
+    """Dice in percent, one row for each segmenter and one column for each seed; the exported one as the last row."""
+    seeds = list(scores)
+    names = [row["name"] for row in scores[seeds[0]]["rows"]]
+    columns = {seed: {row["name"]: row["scores"]["dice"]["mean"] for row in scores[seed]["rows"]} for seed in seeds}
+    final = {
+        seed: next(row["scores"]["dice"]["mean"] for row in scores[seed]["rows"] if row["exported"]) for seed in seeds
+    }
+    lines = ["| Dice, % | " + " | ".join(f"seed {seed}" for seed in seeds) + " |", "|---|" + "---|" * len(seeds)]
+    for name, values in [
+        *((name, [columns[seed].get(name) for seed in seeds]) for name in names),
+        ("**final (exported)**", [final[seed] for seed in seeds]),
+    ]:
+        lines.append(f"| {name} | " + " | ".join("–" if v is None else f"{100 * v:.1f}" for v in values) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def bundles_folder() -> Path:
+    """Where the four bundles lie: inside an installed package, or at the top level of a checkout."""
+    package = Path(str(resources.files("monai_vessel_uda")))
+    installed = package / "_bundles"
+    return installed if installed.is_dir() else package.parent / "bundles"
+
+
+def bundle_folder(name: str) -> Path:
+    """Folder of one bundle."""
+    return bundles_folder() / name
+
+
+def load_preset(name: str) -> dict[str, Any]:
+    """Overrides of a preset.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    folder = Path(str(resources.files("monai_vessel_uda"))) / "presets"
+    known = sorted(path.stem for path in folder.glob("*.json"))
+    if name not in known:
+        raise InputError(f"preset: expected one of {', '.join(known)}, got {name!r}")
+    preset: dict[str, Any] = load_json(folder / f"{name}.json")
+    return preset
+
+
+def _settings(workspace: Path, preset: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    settings = {**load_preset(preset)["overrides"], **overrides}
+    known = _known_ids()
+    for key in settings:
+        if key.split("#")[0] not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise InputError(f"override {key!r}: no bundle config has this id{hint}")
+    save_json({"version": 1, "preset": preset, "settings": settings}, workspace / "settings.json")
+    return settings
+
+
+def _known_ids() -> set[str]:
+    ids: set[str] = set()
+    for path in bundles_folder().glob("*/configs/*.json"):
+        if path.name != "metadata.json":
+            ids |= set(load_json(path))
+    return ids
+
+
+def _workflow(configs: Sequence[str], bundle: str | Path, overrides: Mapping[str, Any]) -> Any:
+    from monai.bundle import ConfigWorkflow
+
+    root = bundle_folder(bundle) if isinstance(bundle, str) else bundle
+    files = [str(root / "configs" / name) for name in configs]
+    ids = {key for file in files for key in load_json(file)}
+    known = {key: value for key, value in overrides.items() if key.split("#")[0] in ids}
+    logging.getLogger("ignite").setLevel(logging.WARNING)
+    return ConfigWorkflow(files, logging_file=False, workflow_type=None, bundle_root=str(root), **known)
+
+
+def _run_inference(configs: Sequence[str], bundle: Path, overrides: Mapping[str, Any]) -> list[Any]:
+    from .engines.stage import check_path
+
+    for key in ("dataset_dir", "output_dir", "output"):
+        if overrides.get(key):
+            check_path(overrides[key])
+    workflow = _workflow(configs, bundle, overrides)
+    workflow.initialize()
+    results: list[Any] = workflow.run()
+    workflow.finalize()
+    return results
+
+
+def _segmenters(workspace: Path, rounds: int) -> Iterator[tuple[str, Path]]:
+    folder = workspace / "stages"
+    for name in (*BASELINES, "mined"):
+        yield SHOWN_AS[name], folder / "segmenters" / name / "weights.pt"
+    for k in range(1, rounds + 1):
+        yield f"round {k}", folder / "co_optimization" / f"round_{k:02d}" / "segmenter" / "weights.pt"
+    yield SHOWN_AS["supervised"], folder / "segmenters" / "supervised" / "weights.pt"
+
+
+def _bundle(path: str | Path) -> Path:
+    for folder in (Path(path), Path(path) / "vessel_segmentation"):
+        if (folder / "configs" / "inference.json").exists():
+            if not (folder / "models" / "model.pt").exists():
+                raise InputError(
+                    f"{folder}: this bundle has no weights (models/model.pt); run 'vessel-uda adapt' first"
+                )
+            return folder.resolve()
+    raise InputError(f"{path}: expected a vessel_segmentation bundle or a workspace that holds one")
+
+
+def _device(device: str | None) -> dict[str, str]:
+    """Override of the device, checked."""
+    if device is None:
+        return {}
+    import torch
+
+    if device.split(":")[0] not in ("cpu", "cuda"):
+        raise InputError(f"device: expected 'cpu' or 'cuda', got {device!r}")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"device: {device!r} was asked for, but there is no GPU here; use --device cpu")
+    return {"device": f"$torch.device('{device}')"}
+
+
+def _set(config: dict[str, Any], key: str, value: Any) -> None:
+    """Set an id such as ``segmenter_def#channels`` in a config, if the config has its first part."""
+    *parents, last = key.split("#")
+    if (parents[0] if parents else last) in config:
+        for parent in parents:
+            config = config[parent]
+        config[last] = value
+
+
+def _as_config(config: Mapping[str, Any]) -> str:
+    import json
+
+    return json.dumps(config, indent=4) + "\n"
+
+
+def _text(path: str | Path | None) -> str | None:
+    return None if path is None else str(path)

@@ -1,0 +1,1 @@
+"""Figures, score tables and the HTML report; imported by the pipeline and the command line alone."""

@@ -1,0 +1,57 @@
+"""Images of a manifest, preprocessed once, kept on disk in the workspace and in memory while a stage runs."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from monai.data import CacheDataset, PersistentDataset
+from monai.data.utils import json_hashing
+from monai.transforms import Compose
+
+from ..data.manifest import datalist
+from .dictionary import PatchCentresd, RetinalCompose
+from .preprocessing import Variant, source_transforms, target_transforms
+
+ListName = Literal["source", "target", "evaluation", "supervised"]
+
+
+def prepared_images(
+    manifest: Mapping[str, Any],
+    name: ListName,
+    variant: Variant = "aligned",
+    patch_size: int | tuple[int, int] | None = None,
+    cache_dir: str | Path | None = None,
+) -> CacheDataset:
+    """Preprocessed items of one list of the manifest.
+
+    Args:
+        manifest: of :func:`~monai_vessel_uda.data.manifest.load_manifest`.
+        name: which list. Items of ``target`` never have a label; those of ``evaluation`` and ``supervised`` do.
+        variant: preprocessing of the source; the target has only one.
+        patch_size: if given, items get ``centres``: where patches of this size avoid the black surround.
+        cache_dir: folder of the disk cache, for example the workspace's; None keeps the result in memory only.
+
+    Returns:
+        Dataset of dictionaries with ``image``, ``fov`` (and ``label``) of shape (1, height, width).
+
+    Raises:
+        InputError: an image cannot be used, or is smaller than a patch; names the file.
+    """
+    record = manifest["preprocessing"]
+    if name == "source":
+        chain: list[Any] = [source_transforms(record, variant)]
+    else:
+        chain = [target_transforms(record, with_label=name != "target")]
+    if patch_size is not None:
+        size = patch_size if isinstance(patch_size, int) else tuple(patch_size)
+        chain.append(PatchCentresd(size))
+    items: Any = datalist(manifest, name)
+    transform: Compose = RetinalCompose(chain)
+    if cache_dir is not None:
+        key = json.dumps([record, variant if name == "source" else "target", patch_size], sort_keys=True, default=str)
+        folder = Path(cache_dir) / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+        items = PersistentDataset(items, transform, folder, hash_func=json_hashing)
+        transform = RetinalCompose([])
+    return CacheDataset(items, transform, num_workers=0, progress=False, copy_cache=False)

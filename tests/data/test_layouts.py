@@ -1,0 +1,419 @@
+"""Public data sets as they are downloaded, made small, and every way a folder can be wrong."""
+
+import gzip
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from monai_vessel_uda.data.layouts import LAYOUTS, find_items
+from monai_vessel_uda.errors import InputError
+
+DATA = Path(os.environ.get("VESSEL_UDA_DATA", Path(__file__).parents[3] / "shared" / "data"))
+
+# data set: (root, files, where masks lie, {what is asked: images expected})
+TREES = {
+    "fives": [
+        *[f"train/{part}/{n}.png" for part in ("Original", "Ground truth") for n in ("1_A", "2_D", "10_G")],
+        *[f"test/{part}/{n}.png" for part in ("Original", "Ground truth") for n in ("1_A", "3_N")],
+    ],
+    "drive": [
+        *["training/images/21_training.tif", "training/images/22_training.tif"],
+        *["training/1st_manual/21_manual1.gif", "training/1st_manual/22_manual1.gif"],
+        *["training/mask/21_training_mask.gif", "training/mask/22_training_mask.gif"],
+        *["test/images/01_test.tif", "test/1st_manual/01_manual1.gif", "test/mask/01_test_mask.gif"],
+        "test/2nd_manual/01_manual2.gif",
+    ],
+    "chase_db1": [f"Image_{n}{rest}" for n in ("01L", "01R", "02L") for rest in (".jpg", "_1stHO.png", "_2ndHO.png")],
+    "stare": [
+        *["stare-images/im0001.ppm.gz", "stare-images/im0139.ppm.gz"],
+        *["labels-ah/im0001.ah.ppm.gz", "labels-ah/im0139.ah.ppm.gz", "labels-vk/im0001.vk.ppm.gz"],
+    ],
+    "hrf": [
+        *[f"images/{n}.JPG" for n in ("01_dr", "01_g", "01_h")],
+        *[f"manual1/{n}.tif" for n in ("01_dr", "01_g", "01_h")],
+        *[f"mask/{n}_mask.tif" for n in ("01_dr", "01_g", "01_h")],
+    ],
+    "octa500_3m": [
+        *[f"OCTA_3mm/Projection Maps/{m}/{n}.bmp" for m in ("OCTA(ILM_OPL)", "OCT(FULL)") for n in (10301, 10451)],
+        *[f"Label/GT_LargeVessel/{n}.bmp" for n in (10001, 10301, 10451)],
+        *[f"Label/GT_Capillary/{n}.bmp" for n in (10001, 10301, 10451)],
+    ],
+    "octa500_6m": [
+        f"OCTA_6M/{part}/{n}.bmp"
+        for part in ("Projection Maps/OCTA(ILM_OPL)", "Projection Maps/OCTA(FULL)", "GroundTruth")
+        for n in (10001, 10200, 10201)
+    ],
+    "rose1": [
+        f"{layer}/{split}/{part}/{n}.tif"
+        for layer in ("SVC", "DVC")
+        for split, numbers in (("train", ("01", "02")), ("test", ("01",)))
+        for part in ("img", "gt", "thick_gt")
+        for n in numbers
+    ],
+    "rose2": [
+        f"{split}/{part}/{n}_SVP.png"
+        for split, numbers in (("train", ("1_OD", "1_OS")), ("test", ("11_OD",)))
+        for part in ("original", "gt")
+        for n in numbers
+    ],
+    "rossa": [
+        f"{split}/{part}/{n}.png"
+        for split, numbers in (("train_manual", (1, 2)), ("train_sam", (101,)), ("val", (301,)), ("test", (201,)))
+        for part in ("image", "label")
+        for n in numbers
+    ],
+    "plain": [f"{part}/eye {n}.png" for part in ("images", "labels") for n in "abc"],
+}
+# ids expected from the root, from the root with split="test", and the folder of each first item's mask
+EXPECTED = {
+    "fives": (["FIVES-train-10_G", "FIVES-train-1_A", "FIVES-train-2_D"], 2, "train/Ground truth/10_G.png"),
+    "drive": (["DRIVE-train-21", "DRIVE-train-22"], 1, "training/1st_manual/21_manual1.gif"),
+    "chase_db1": ([f"CHASE_DB1-Image_{n}" for n in ("01L", "01R", "02L")], None, "Image_01L_1stHO.png"),
+    "stare": (["STARE-im0001", "STARE-im0139"], None, "labels-ah/im0001.ah.ppm.gz"),
+    "hrf": (["HRF-01_dr", "HRF-01_g", "HRF-01_h"], None, "manual1/01_dr.tif"),
+    "octa500_3m": (["OCTA-500_3M-10301"], 1, "Label/GT_LargeVessel/10301.bmp"),
+    "octa500_6m": (["OCTA-500_6M-10001", "OCTA-500_6M-10200"], 1, "OCTA_6M/GroundTruth/10001.bmp"),
+    "rose1": (["ROSE-1-train-01", "ROSE-1-train-02"], 1, "SVC/train/gt/01.tif"),
+    "rose2": (["ROSE-2-train-1_OD_SVP", "ROSE-2-train-1_OS_SVP"], 1, "train/gt/1_OD_SVP.png"),
+    "rossa": (["ROSSA-train-1", "ROSSA-train-2"], 1, "train_manual/label/1.png"),
+    "plain": (["clinic-eye_a", "clinic-eye_b", "clinic-eye_c"], None, "labels/eye a.png"),
+}
+
+
+def make(root, files, size=(8, 12)):
+    for name in files:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture = Image.fromarray(np.arange(size[0] * size[1], dtype=np.uint8).reshape(size))
+        picture.save(path.with_suffix("") if path.suffix == ".gz" else path)
+        if path.suffix == ".gz":
+            path.write_bytes(gzip.compress(path.with_suffix("").read_bytes()))
+            path.with_suffix("").unlink()
+    return root
+
+
+@pytest.fixture
+def tree(tmp_path):
+    return lambda name: make(tmp_path / "clinic", TREES[name])
+
+
+def ids(items):
+    return [item["id"] for item in items]
+
+
+def relative(item, key, root):
+    return Path(item[key]).relative_to(root).as_posix()
+
+
+def test_every_layout_is_tested():
+    assert set(TREES) == set(EXPECTED) == set(LAYOUTS)
+
+
+@pytest.mark.parametrize("layout", ["auto", "named"])
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_root_with_masks(tree, name, layout):
+    root = tree(name)
+    items = find_items(root, domain="source", labels="required", layout=name if layout == "named" else "auto")
+    expected, _, mask = EXPECTED[name]
+    assert ids(items) == expected
+    assert relative(items[0], "label", root) == mask
+    assert len({item["label"] for item in items}) == len(items)
+    assert {item["domain"] for item in items} == {"source"}
+    assert all(Path(item["image"]).is_absolute() and Path(item["image"]).is_file() for item in items)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_masks_forbidden_and_absent(tree, name):
+    """Without masks the same images are found whether or not masks are on the disk."""
+    root = tree(name)
+    with_masks_there = find_items(root, domain="target", labels="forbidden")
+    assert ids(with_masks_there) == EXPECTED[name][0]
+    assert not any("label" in item for item in with_masks_there)
+    masks = {item["label"] for item in find_items(root, domain="target", labels="required", split="all")}
+    for mask in masks:
+        Path(mask).unlink()
+        if mask.endswith("png") and not any(Path(mask).parent.iterdir()):
+            Path(mask).parent.rmdir()
+    assert find_items(root, domain="target", labels="forbidden") == with_masks_there
+
+
+OPENED = None
+sys.addaudithook(
+    lambda event, arguments: (
+        OPENED.append(str(arguments[0]))
+        if OPENED is not None and event in ("open", "os.listdir", "os.scandir")
+        else None
+    )
+)
+
+
+@pytest.mark.parametrize("name", [name for name in LAYOUTS if name not in ("chase_db1", "octa500_6m")])
+def test_forbidden_mask_folders_are_not_even_listed(tree, name):
+    global OPENED
+    root = tree(name)
+    mask_folder = str((root / EXPECTED[name][2]).parent)
+    OPENED = []
+    try:
+        find_items(root, domain="target", labels="forbidden")
+        forbidden = list(OPENED)
+        find_items(root, domain="target", labels="required")
+        required = list(OPENED)
+    finally:
+        OPENED = None
+    assert any(path.startswith(mask_folder) for path in required)  # the hook sees what it must see
+    assert not any(path.startswith(mask_folder) for path in forbidden)
+
+
+@pytest.mark.parametrize("name", [name for name in LAYOUTS if EXPECTED[name][1]])
+def test_splits(tree, name):
+    root = tree(name)
+    train = find_items(root, domain="target", labels="forbidden", split="train")
+    test = find_items(root, domain="target", labels="required", split="test")
+    everything = find_items(root, domain="target", labels="required", split="all")
+    assert ids(train) == EXPECTED[name][0]
+    assert len(test) == EXPECTED[name][1]
+    assert len(set(ids(everything))) == len(everything) == len(train) + len(test) + 2 * (name == "rossa")
+    with pytest.raises(InputError, match="split='tset' is not there; choose one of train, .*test, all"):
+        find_items(root, domain="target", labels="required", split="tset")
+
+
+@pytest.mark.parametrize("name", ["chase_db1", "stare", "hrf", "plain"])
+def test_sets_without_official_split(tree, name):
+    root = tree(name)
+    assert ids(find_items(root, domain="source", labels="required", split="all")) == EXPECTED[name][0]
+    with pytest.raises(InputError, match="split='test' is not there"):
+        find_items(root, domain="source", labels="required", split="test")
+
+
+@pytest.mark.parametrize(
+    ("name", "inside", "expected"),
+    [
+        ("fives", "train", "FIVES-train-10_G"),
+        ("fives", "test", "FIVES-test-1_A"),
+        ("fives", "train/Original", "FIVES-train-10_G"),
+        ("drive", "test", "DRIVE-test-01"),
+        ("stare", "stare-images", "STARE-im0001"),
+        ("octa500_3m", "OCTA_3mm", "OCTA-500_3M-10301"),
+        ("octa500_6m", "OCTA_6M/Projection Maps/OCTA(ILM_OPL)", "OCTA-500_6M-10001"),
+        ("rose1", "SVC", "ROSE-1-train-01"),
+        ("rose1", "SVC/test", "ROSE-1-test-01"),
+        ("rose1", "DVC/train", "DVC-train-01"),
+        ("rose2", "train", "ROSE-2-train-1_OD_SVP"),
+        ("rossa", "train_manual", "ROSSA-train-1"),
+        ("rossa", "test", "ROSSA-test-201"),
+        ("rossa", "val/image", "ROSSA-val-301"),
+        ("plain", "images", "clinic-eye_a"),
+    ],
+)
+@pytest.mark.parametrize("labels", ["required", "forbidden"])
+def test_pointing_below_the_root(tree, name, inside, expected, labels):
+    items = find_items(tree(name) / inside, domain="target", labels=labels)
+    assert items[0]["id"] == expected
+    assert ("label" in items[0]) == (labels == "required")
+
+
+def test_rossa_named_split(tree):
+    root = tree("rossa")
+    assert ids(find_items(root, domain="target", labels="forbidden", split="train_sam")) == ["ROSSA-train_sam-101"]
+    assert find_items(root, domain="target", labels="forbidden", split="train_manual") == find_items(
+        root / "train_manual", domain="target", labels="forbidden"
+    )
+
+
+def test_fields_of_view(tree):
+    root = tree("drive")
+    assert relative(find_items(root, domain="source", labels="required")[0], "fov", root) == (
+        "training/mask/21_training_mask.gif"
+    )
+
+
+def test_hrf_fields_of_view_are_optional(tree):
+    root = tree("hrf")
+    assert relative(find_items(root, domain="source", labels="required")[1], "fov", root) == "mask/01_g_mask.tif"
+    shutil.rmtree(root / "mask")
+    assert "fov" not in find_items(root, domain="source", labels="required")[1]
+
+
+def test_groups_keep_both_eyes_together(tree, tmp_path):
+    items = find_items(tree("chase_db1"), domain="source", labels="required")
+    assert [item["group"] for item in items] == ["01", "01", "02"]
+    rose = find_items(make(tmp_path / "rose", TREES["rose2"]), domain="target", labels="forbidden")
+    assert [item["group"] for item in rose] == ["1", "1"]
+
+
+@pytest.mark.parametrize(
+    ("files", "mask"),
+    [
+        (["stare-images/im0001.ppm", "labels-vk/im0001.vk.ppm"], "labels-vk/im0001.vk.ppm"),
+        (["im0001.ppm", "im0001.ah.ppm", "im0001.vk.ppm"], "im0001.ah.ppm"),
+        (["im0001.png", "labels-ah/im0001.png"], "labels-ah/im0001.png"),
+    ],
+)
+def test_stare_variants(tmp_path, files, mask):
+    make(tmp_path, files)
+    (item,) = find_items(tmp_path, domain="source", labels="required")
+    assert (item["dataset"], relative(item, "label", tmp_path)) == ("STARE", mask)
+
+
+def test_octa500_as_unpacked_in_parts(tmp_path):
+    images = "OCTA_3mm_part3/OCTA_3mm/Projection Maps/OCTA(ILM_OPL)/10301.bmp"
+    make(tmp_path, [images, "Label/GT_LargeVessel/10301.bmp", "Label/GT_LargeVessel/10001.bmp"])
+    (item,) = find_items(tmp_path, domain="target", labels="required")
+    assert relative(item, "label", tmp_path) == "Label/GT_LargeVessel/10301.bmp"
+
+
+def test_octa500_with_both_fields_of_view(tmp_path):
+    make(tmp_path, TREES["octa500_3m"] + TREES["octa500_6m"])
+    with pytest.raises(InputError, match="octa500_3m, octa500_6m"):
+        find_items(tmp_path, domain="target", labels="forbidden")
+    items = find_items(tmp_path, domain="target", labels="required", layout="octa500_6m")
+    assert ids(items) == EXPECTED["octa500_6m"][0]
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"), [("image", "label"), ("img", "gt"), ("images", "masks"), ("imgs", "mask")]
+)
+def test_plain_folder_names(tmp_path, images, labels):
+    root = make(tmp_path / "ours" / "test", [f"{images}/1.png", f"{labels}/1.tif"])
+    (item,) = find_items(root, domain="target", labels="required")
+    assert item["id"] == "ours-test-1"
+    assert relative(item, "label", root) == f"{labels}/1.tif"
+
+
+def test_plain_folder_with_splits(tmp_path):
+    files = [f"{split}/{part}/{split[0]}1.png" for split in ("train", "test") for part in ("images", "labels")]
+    root = make(tmp_path / "ours", files)
+    assert ids(find_items(root, domain="target", labels="forbidden")) == ["ours-train-t1"]
+    assert ids(find_items(root, domain="target", labels="required", split="test")) == ["ours-test-t1"]
+
+
+def test_any_folder_of_images(tmp_path):
+    root = make(tmp_path / "scans", ["b.png", "a.PNG", "im0001.png"])
+    (root / "notes.txt").write_text("not an image")
+    (root / ".hidden.png").write_text("nor this")
+    items = find_items(root, domain="target", labels="forbidden")
+    assert ids(items) == ["scans-a", "scans-b", "scans-im0001"]
+
+
+def test_masks_among_the_images_are_noticed(tmp_path):
+    make(tmp_path, ["eye1.png", "eye1_mask.png"])
+    with pytest.raises(InputError, match="eye1_mask.png: looks like the mask of eye1.png"):
+        find_items(tmp_path, domain="target", labels="forbidden")
+
+
+def test_sorted_whatever_the_disk_says(tree, monkeypatch):
+    root = tree("plain")
+    expected = find_items(root, domain="source", labels="required")
+    iterdir = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda self: reversed(list(iterdir(self))))
+    assert find_items(root, domain="source", labels="required") == expected
+
+
+def fails(root, match, **options):
+    with pytest.raises(InputError, match=match):
+        find_items(root, **{"domain": "source", "labels": "required", **options})
+
+
+def test_wrong_arguments(tree):
+    root = tree("plain")
+    fails(root, "layout='fivez' is unknown.*fives, drive", layout="fivez")
+    fails(root, "domain='sauce'", domain="sauce")
+    fails(root, "labels='maybe'", labels="maybe")
+    fails(root / "nowhere", "nowhere: no such folder")
+    fails(root / "images" / "eye a.png", "no such folder")
+    fails(root, "no images and masks laid out as drive", layout="drive")
+
+
+def test_empty_folders(tmp_path):
+    fails(tmp_path, "found no images and masks")
+    fails(tmp_path, "found no images laid", labels="forbidden")
+    for part in ("images", "labels"):
+        (tmp_path / part).mkdir()
+    fails(tmp_path, "found no images and masks")
+
+
+def test_split_without_images(tmp_path):
+    make(tmp_path, ["OCTA_3M/Projection Maps/OCTA(ILM_OPL)/10301.bmp"])
+    fails(tmp_path, "no image belongs to split 'test'", labels="forbidden", split="test")
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_an_image_without_its_mask(tree, name):
+    root = tree(name)
+    (root / EXPECTED[name][2]).unlink()
+    if name == "octa500_3m":
+        root = root / "OCTA_3mm"
+    fails(root, "no mask found")
+
+
+@pytest.mark.parametrize("name", [name for name in LAYOUTS if name != "octa500_3m"])
+def test_a_mask_without_its_image(tree, name):
+    root = tree(name)
+    Path(find_items(root, domain="source", labels="required")[0]["image"]).unlink()
+    fails(root, f"{Path(EXPECTED[name][2]).name}: no image found")
+    assert len(find_items(root, domain="source", labels="forbidden")) == len(EXPECTED[name][0]) - 1
+
+
+def test_all_masks_missing_names_the_image(tree):
+    root = tree("fives")
+    shutil.rmtree(root / "train" / "Ground truth")
+    fails(root / "train", "10_G.png.*no mask found in .*Ground truth")
+
+
+def test_an_oddly_named_image_is_not_passed_over(tree):
+    root = make(tree("fives"), ["train/Original/copy.png"])
+    fails(root, "copy.png: no mask found")
+    assert "FIVES-train-copy" in ids(find_items(root, domain="target", labels="forbidden"))
+
+
+def test_two_files_of_one_name(tree):
+    root = make(tree("plain"), ["images/eye a.jpg"])
+    fails(root, "eye a.jpg and eye a.png are two files of one name")
+    fails(root, "two files of one name", labels="forbidden")
+
+
+def test_two_masks_of_one_name_do_not_matter_if_forbidden(tree):
+    root = make(tree("plain"), ["labels/eye a.tif"])
+    fails(root, "two files of one name")
+    assert len(find_items(root, domain="target", labels="forbidden")) == 3
+
+
+def test_sizes_differ(tree):
+    root = tree("plain")
+    make(root, ["labels/eye b.png"], size=(12, 8))
+    fails(root, r"labels/eye b.png: its size \(height, width\) is \(12, 8\).*is \(8, 12\)")
+
+
+def test_several_data_sets_in_one_folder(tmp_path):
+    make(tmp_path / "FIVES", TREES["fives"])
+    assert ids(find_items(tmp_path, domain="source", labels="required")) == EXPECTED["fives"][0]
+    make(tmp_path / "HRF", TREES["hrf"])
+    fails(tmp_path, "several data sets .fives, hrf.")
+    shutil.copytree(tmp_path / "FIVES", tmp_path / "FIVES copy")
+    fails(tmp_path, "several data sets", layout="fives")
+
+
+@pytest.mark.parametrize(
+    ("folder", "dataset", "count", "groups"),
+    [
+        ("FIVES", "FIVES", 20, 20),
+        ("HRF", "HRF", 15, 15),
+        ("CHASE_DB1", "CHASE_DB1", 28, 14),
+        ("ROSSA", "ROSSA", 100, 100),
+        ("ROSSA/train_manual", "ROSSA", 100, 100),
+        ("ROSSA/test", "ROSSA", 100, 100),
+    ],
+)
+def test_real_folders(folder, dataset, count, groups):
+    if not (DATA / folder).is_dir():
+        pytest.skip(f"real images are not at {DATA} (set VESSEL_UDA_DATA)")
+    items = find_items(DATA / folder, domain="source", labels="required")
+    assert {item["dataset"] for item in items} == {dataset}
+    assert (len(items), len({item["group"] for item in items})) == (count, groups)
+    without = find_items(DATA / folder, domain="target", labels="forbidden")
+    assert [item["image"] for item in without] == [item["image"] for item in items]
