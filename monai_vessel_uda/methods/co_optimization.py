@@ -64,7 +64,7 @@ class CoOptimization:
         threshold: of the pseudo-masks; None for soft masks.
         reinitialise: train each round's segmenter from scratch (the release's way) instead of refining it.
         ema_momentum: of the generator's moving average.
-        measured_patches: patches compared for the distribution distances.
+        measured_patches: patches compared for the distribution distances, generated and real, predicted and source.
         device: where to compute.
         seed: of all draws.
         on_round: called with (round, measures, folder) after each round, for tracking.
@@ -130,10 +130,14 @@ class CoOptimization:
         measures = {}
         for name, path in self.candidates.items():
             self.load_weights(self.segmenter.to(self.device), path)
-            measures[name] = measure_segmenter(self.segmenter, self.target, self.inferer)
+            measures[name] = self._measure_segmenter()
         chosen, scores = choose(measures)
         self.load_weights(self.segmenter, self.candidates[chosen])
-        self.save_weights(self.segmenter, folder / "segmenter" / "weights.pt", {**self.description, "round": 0, "started_from": chosen})
+        self.save_weights(
+            self.segmenter,
+            folder / "segmenter" / "weights.pt",
+            {**self.description, "round": 0, "started_from": chosen},
+        )
         record = {"round": 0, "candidates": measures, "scores": scores, "started_from": chosen}
         save_json({**record, "measures": measures[chosen]}, folder / "measures.json")
 
@@ -157,7 +161,7 @@ class CoOptimization:
         )
         generated = self._measure_generated(ShardedPairs(str(folder / "pairs")))
         self._refine(k, folder)
-        measures = {**measure_segmenter(self.segmenter, self.target, self.inferer), **generated}
+        measures = {**self._measure_segmenter(), **generated}
         record = {"round": k, "measures": measures, "vessel_fraction_pseudo": _fraction(masks)}
         save_json(record, folder / "measures.json")
         if self.on_round is not None:
@@ -227,6 +231,16 @@ class CoOptimization:
             (path.parent / "checkpoint.pt").unlink(missing_ok=True)
         self.load_weights(self.segmenter, path)
 
+    def _measure_segmenter(self) -> dict[str, float]:
+        return measure_segmenter(
+            self.segmenter,
+            self.target,
+            self.inferer,
+            source_masks=self._source_masks,
+            patch_transform=self.patch_transform,
+            seed=self.seed,
+        )
+
     def _measure_generated(self, pairs: ShardedPairs) -> dict[str, float]:
         """How real the generated images look, and whether they show the masks they were made from.
 
@@ -247,6 +261,10 @@ class CoOptimization:
     def _real_patches(self) -> Tensor:
         patches = PatchDataset(self.target, self.patch_transform, stable_seed(self.seed, "real patches"))
         return torch.stack([patches[i]["image"] for i in range(self.measured_patches)])
+
+    @cached_property
+    def _source_masks(self) -> Tensor:
+        return torch.stack([pair["label"] for pair in ShardedPairs(str(self.mined))[: self.measured_patches]])
 
     @cached_property
     def _intensity(self) -> IntensityRange:

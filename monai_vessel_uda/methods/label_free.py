@@ -4,17 +4,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from monai.transforms import Transform
 from torch import Tensor, nn
 
+from ..data.patches import PatchDataset
 from ..errors import InputError
 from ..metrics.label_free import (
     boundary_contrast,
     consistency,
     label_free_score,
+    mask_prior_distance,
     prediction_entropy,
     uncertain_band_px,
     vessel_fraction,
 )
+from ..seeding import stable_seed
+from .latent_mining import with_masks
 from .prediction import Inferer, vessel_probabilities
 
 MIRRORS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
@@ -25,20 +30,27 @@ def measure_segmenter(
     network: nn.Module,
     items: Sequence[Mapping[str, Any]],
     inferer: Inferer,
+    *,
+    source_masks: Tensor,
+    patch_transform: Transform,
+    seed: int,
     views: Sequence[tuple[int, ...]] = MIRRORS,
     consistency_images: int = 8,
 ) -> dict[str, float]:
-    """Label-free measures of a segmenter on target images.
+    r"""Label-free measures of a segmenter on target images.
 
     Args:
         network: the segmenter.
         items: prepared target items with ``image`` and ``fov``; labels are not looked at.
         inferer: sliding window.
+        source_masks: patches of source masks at the working resolution, shape (patch, 1, \*spatial).
+        patch_transform: random patch of an (image, label) item, of the size of ``source_masks``.
+        seed: of the patches in which predicted masks are compared with the source's.
         views: flips compared for consistency.
         consistency_images: images (the first ones) used for it, since every view costs one more inference.
 
     Returns:
-        Means over images: ``boundary_contrast``, ``consistency``, ``uncertain_band_px``, ``prediction_entropy``,
+        ``mask_prior_distance``, and means over images: ``boundary_contrast``, ``consistency``, ``uncertain_band_px``, ``prediction_entropy``,
         ``vessel_fraction``.
     """
     images = [item["image"] for item in items]
@@ -46,12 +58,19 @@ def measure_segmenter(
     scores = _mean(
         [_measure_image(image, p, item.get("fov")) for image, p, item in zip(images, probabilities, items, strict=True)]
     )
+    masks = [(p >= 0.5).float() for p in probabilities]
+    patches = PatchDataset(with_masks(items, masks), patch_transform, stable_seed(seed, "predicted masks"))
+    predicted = torch.stack([patches[i]["label"] for i in range(len(source_masks))])
     agreements = []
     for image, upright in zip(images[:consistency_images], probabilities, strict=False):
         others = vessel_probabilities(network, [_flip(image, view) for view in views[1:]], inferer)
         back = [_flip(p, view) for p, view in zip(others, views[1:], strict=True)]
         agreements.append(consistency([p[None] for p in (upright, *back)]))
-    return {**scores, "consistency": sum(agreements) / len(agreements)}
+    return {
+        "mask_prior_distance": mask_prior_distance(predicted, source_masks),
+        **scores,
+        "consistency": sum(agreements) / len(agreements),
+    }
 
 
 def choose(measures: Mapping[str, Mapping[str, float]]) -> tuple[str, dict[str, float]]:

@@ -139,21 +139,31 @@ class LatentMining:
         """
         start = self._grid()[self.t0] + 1
         pairs = generation_pairs(timestep_grid(start, self.decoding_steps or self.t0))
-        return self._sample(eps_b, latents, mask, pairs, numbers)
+        return self._sample(eps_b, latents, mask, pairs, numbers, clamp=False)
 
     def from_noise(self, eps_b: nn.Module, mask: Tensor, numbers: Sequence[int]) -> Tensor:
-        """Target images for masks, from pure noise that depends on the patches' numbers alone."""
+        """Target images for masks, from pure noise that depends on the patches' numbers alone.
+
+        The implied clean image is clamped: at the noisiest timesteps eq. 5 divides by nearly zero, and an error of the
+        noise prediction would grow a hundredfold.
+        """
         grid = timestep_grid(self.schedule.num_train_timesteps, self.generation_steps, self.spacing)
         noise = seeded_noise(mask, [_generator(self.seed, "start", number) for number in numbers])
-        return self._sample(eps_b, noise, mask, generation_pairs(grid), numbers)
+        return self._sample(eps_b, noise, mask, generation_pairs(grid), numbers, clamp=True)
 
     def _sample(
-        self, eps_b: nn.Module, x_t: Tensor, mask: Tensor | None, pairs: list[tuple[int, int]], numbers: Sequence[int]
+        self,
+        eps_b: nn.Module,
+        x_t: Tensor,
+        mask: Tensor | None,
+        pairs: list[tuple[int, int]],
+        numbers: Sequence[int],
+        clamp: bool,
     ) -> Tensor:
         if self.decoder == "ddim":
-            return generate(_under(eps_b, mask), x_t, self.schedule, pairs)
+            return generate(_under(eps_b, mask), x_t, self.schedule, pairs, clamp)
         generators = [_generator(self.seed, "ancestral", number) for number in numbers]
-        return sample_ancestral(_under(eps_b, mask), x_t, self.schedule, pairs, generators)
+        return sample_ancestral(_under(eps_b, mask), x_t, self.schedule, pairs, generators, clamp)
 
     def _grid(self) -> list[int]:
         return timestep_grid(self.schedule.num_train_timesteps, self.steps, self.spacing)
