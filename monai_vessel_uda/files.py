@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import io
 import json
 import math
 import os
@@ -43,7 +44,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 def save_tensors(content: Any, path: str | Path) -> None:
     """``torch.save``, atomic. Only plain tensors, numbers, strings and containers of them load again."""
-    _write(path, lambda temporary: torch.save(content, temporary))
+    buffer = io.BytesIO()  # torch's own file writer hides the reason when the disk is full
+    torch.save(content, buffer)
+    _write(path, lambda temporary: temporary.write_bytes(buffer.getbuffer()))
 
 
 def load_tensors(path: str | Path, **kwargs: Any) -> Any:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
-from .errors import InputError
+from .errors import InputError, surfacing_input_errors
 from .files import load_json, replacing, save_json, sha256
 
 logger = logging.getLogger("monai_vessel_uda")
@@ -99,7 +99,14 @@ def prepare(
         progress=lambda share, what: progress.update(round(100 * share) - progress.done),
         **preprocessing,
     )
-    manifest = build_manifest(source=sources, target=targets, **known, preprocessing=record, seed=seed)
+    manifest = build_manifest(
+        source=sources,
+        target=targets,
+        evaluation=known["evaluation"],
+        supervised=known["supervised"],
+        preprocessing=record,
+        seed=seed,
+    )
     path = Path(workspace) / "manifest.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and any((path.parent / "stages").glob("*")):
@@ -137,7 +144,9 @@ def adapt(
     workspace = Path(workspace)
     manifest = load_manifest(workspace / "manifest.json")
     verify_files(manifest)
-    settings = _settings(workspace, preset, {**(overrides or {}), **_device(device), "seed": manifest["seed"]})
+    settings = _settings(preset, {**(overrides or {}), **_device(device), "seed": manifest["seed"]})
+    save_json({"version": 1, "preset": preset, "settings": settings}, workspace / "settings.json")
+    _warn_if_hopeless(preset, device)
     evaluated = bool(manifest["evaluation"])
     for step in stages(baselines, baselines and evaluated and bool(manifest["supervised"])):
         run_step(workspace, step, settings)
@@ -148,6 +157,13 @@ def adapt(
 
     write_report(workspace)
     return bundle
+
+
+def _warn_if_hopeless(preset: str, device: str | None) -> None:
+    import torch
+
+    if preset == "full" and (device == "cpu" or not torch.cuda.is_available()):
+        logger.warning("preset 'full' takes weeks without a GPU; '--preset small' is made for a CPU")
 
 
 def stages(baselines: bool, upper_bound: bool) -> Iterator[Step]:
@@ -167,14 +183,15 @@ def run_step(workspace: Path, step: Step, settings: Mapping[str, Any]) -> bool:
 
     workflow = _workflow([step.config], step.bundle, {**settings, **step.overrides, "workspace": str(workspace)})
     parser = workflow.parser
-    parser.parse(True)
-    output_dir = parser.get_parsed_content("output_dir")
-    if is_finished(output_dir, parser.get_parsed_content("settings")):
-        logger.info("%s: finished before, skipped", Path(output_dir).name)
-        return False
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
+    with surfacing_input_errors():
+        parser.parse(True)
+        output_dir = parser.get_parsed_content("output_dir")
+        if is_finished(output_dir, parser.get_parsed_content("settings")):
+            logger.info("%s: finished before, skipped", Path(output_dir).name)
+            return False
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
     return True
 
 
@@ -368,7 +385,7 @@ def load_preset(name: str) -> dict[str, Any]:
     return preset
 
 
-def _settings(workspace: Path, preset: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(preset: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     settings = {**load_preset(preset)["overrides"], **overrides}
     known = _known_ids()
     for key in settings:
@@ -376,8 +393,24 @@ def _settings(workspace: Path, preset: str, overrides: Mapping[str, Any]) -> dic
             close = difflib.get_close_matches(key, known, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise InputError(f"override {key!r}: no bundle config has this id{hint}")
-    save_json({"version": 1, "preset": preset, "settings": settings}, workspace / "settings.json")
+    _check_counts(settings)
     return settings
+
+
+def _check_counts(settings: Mapping[str, Any]) -> None:
+    """Refuse now what a later stage would refuse after hours."""
+    defaults: dict[str, Any] = {}
+    for bundle, config in (("ddpm_pretrain", "train"), ("latent_mining", "mine"), ("latent_mining", "train")):
+        defaults |= load_json(bundle_folder(bundle) / "configs" / f"{config}.json")
+    values = {**defaults, **load_json(bundle_folder("co_optimization") / "configs" / "train.json"), **settings}
+    if values["rounds"] < 1:
+        raise InputError(f"rounds: expected K of at least 1, got {values['rounds']}")
+    if not 1 <= values["t0"] < values["steps"]:
+        raise InputError(f"t0: expected 1 to steps - 1 = {values['steps'] - 1}, got {values['t0']}")
+    for name in ("iterations", "segmenter_iterations", "round_iterations", "refine_iterations"):
+        total, epoch = values[name], values[f"{name}_per_epoch"]
+        if total < 1 or epoch < 1 or total % epoch:
+            raise InputError(f"{name}: expected a positive multiple of {name}_per_epoch ({epoch}), got {total}")
 
 
 def _known_ids() -> set[str]:
@@ -406,9 +439,10 @@ def _run_inference(configs: Sequence[str], bundle: Path, overrides: Mapping[str,
         if overrides.get(key):
             check_path(overrides[key])
     workflow = _workflow(configs, bundle, overrides)
-    workflow.initialize()
-    results: list[Any] = workflow.run()
-    workflow.finalize()
+    with surfacing_input_errors():
+        workflow.initialize()
+        results: list[Any] = workflow.run()
+        workflow.finalize()
     return results
 
 

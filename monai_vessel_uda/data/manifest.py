@@ -184,8 +184,8 @@ def datalist(manifest: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
     """Return a list of `manifest` as MONAI's data sets take it.
 
     Returns:
-        Items with ``image``, ``label``, ``fov``, ``id``, ``domain``, ``dataset``, ``group`` and ``size``; for "target" never
-        a ``label``, whatever the manifest holds.
+        Items with ``image``, ``label``, ``fov``, ``id``, ``domain``, ``dataset``, ``group`` and ``size``; for "target"
+        never a ``label``, whatever the manifest holds.
 
     Raises:
         InputError: `name` is not a list of the manifest.

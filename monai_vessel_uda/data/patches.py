@@ -7,7 +7,7 @@ have seen, and two processes together see what one would.
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,6 +19,16 @@ from torch.utils.data.distributed import DistributedSampler
 
 from ..errors import InputError
 from ..seeding import stable_seed
+
+
+class Items(Protocol):
+    """Anything with a length and dictionaries at its indices: a list, a MONAI dataset, :class:`ShardedPairs`."""
+
+    def __len__(self) -> int:
+        """Number of items."""
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        """One item."""
 
 
 class PatchDataset(Dataset):
@@ -35,7 +45,7 @@ class PatchDataset(Dataset):
         InputError: no images.
     """
 
-    def __init__(self, images: Sequence[Mapping[str, Any]], transform: Transform, seed: int) -> None:
+    def __init__(self, images: Items, transform: Transform, seed: int) -> None:
         if len(images) == 0:
             raise InputError("patches: expected at least one image, got none")
         self.images = images
@@ -133,9 +143,14 @@ class RandPatchd(Randomizable, MapTransform):
         MapTransform.__init__(self, keys, allow_missing_keys)
         self.spatial_size = tuple(spatial_size)
         self.centres_key = centres_key
+        self._centre: tuple[int, ...] = ()
 
-    def randomize(self, centres: torch.Tensor) -> tuple[int, ...]:
-        """Draw one allowed centre; rejection sampling, then an exhaustive list if allowed centres are rare."""
+    def randomize(self, data: torch.Tensor) -> None:
+        """Draw one centre that the map ``data`` allows."""
+        self._centre = self._draw(data)
+
+    def _draw(self, centres: torch.Tensor) -> tuple[int, ...]:
+        """Rejection sampling, then an exhaustive list if allowed centres are rare."""
         bounds = [
             (side // 2, extent - side + side // 2)
             for side, extent in zip(self.spatial_size, centres.shape, strict=True)
@@ -161,10 +176,13 @@ class RandPatchd(Randomizable, MapTransform):
                 f"{tuple(first.shape[1:])} at working resolution; choose smaller patches or pad first"
             )
         centres = item[self.centres_key][0] if self.centres_key in item else torch.ones(first.shape[1:])
-        centre = self.randomize(centres)
+        self.randomize(centres)
         window = (
             ...,
-            *(slice(c - side // 2, c - side // 2 + side) for c, side in zip(centre, self.spatial_size, strict=True)),
+            *(
+                slice(c - side // 2, c - side // 2 + side)
+                for c, side in zip(self._centre, self.spatial_size, strict=True)
+            ),
         )
         for key in self.key_iterator(item):
             item[key] = item[key][window]
@@ -183,20 +201,22 @@ class RandSymmetryd(Randomizable, MapTransform):
 
     def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
+        self._flipped: list[int] = []
+        self._order: list[int] = []
 
-    def randomize(self, data: torch.Tensor) -> tuple[list[int], list[int]]:
+    def randomize(self, data: torch.Tensor) -> None:
         """Draw the axes to flip and the order of all axes."""
         spatial = list(range(1, data.ndim))
-        flipped = [axis for axis in spatial if self.R.random_sample() < 0.5]
-        order = [0, *(1 + self.R.permutation(len(spatial))).tolist()]
-        return flipped, order if len(set(data.shape[1:])) == 1 else [0, *spatial]
+        self._flipped = [axis for axis in spatial if self.R.random_sample() < 0.5]
+        order = (1 + self.R.permutation(len(spatial))).tolist()
+        self._order = [0, *(order if len(set(data.shape[1:])) == 1 else spatial)]
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Apply the same symmetry to every key."""
         item = dict(data)
-        flipped, order = self.randomize(item[self.first_key(item)])
+        self.randomize(item[self.first_key(item)])
         for key in self.key_iterator(item):
-            item[key] = torch.flip(item[key], flipped).permute(order)
+            item[key] = torch.flip(item[key], self._flipped).permute(self._order)
         return item
 
 

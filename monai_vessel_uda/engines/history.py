@@ -24,8 +24,7 @@ class LossHistory:
         self._progress: Progress | None = None
 
     def attach(self, engine: Engine) -> None:
-        """Listen to a trainer whose output holds ``loss``; attach after the checkpoint."""
-        engine.add_event_handler(Events.STARTED, self._start)
+        """Listen to a trainer whose output holds ``loss``; attach before the checkpoint, which saves the epoch's row."""
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._close_epoch)
 
@@ -37,18 +36,20 @@ class LossHistory:
         """Continue from the epochs of a checkpoint."""
         self.rows = [list(row) for row in state["rows"]]
 
-    def _start(self, engine: Engine) -> None:
-        total = engine.state.max_epochs * engine.state.epoch_length
-        self._progress = Progress(self.label, total, done=engine.state.iteration)
-
     def _add(self, engine: Engine) -> None:
         # Summed on the device: reading the value at each step would make the host wait for the accelerator.
-        self._sum = self._sum + engine.state.output["loss"].detach()
-        assert self._progress is not None
-        self._progress.update(**({"loss": self.rows[-1][1]} if self.rows else {}))
+        state: Any = engine.state
+        self._sum = self._sum + state.output["loss"].detach()
+        if self._progress is None:  # not before: a resumed engine learns its place only when it starts
+            self._progress = Progress(self.label, state.max_epochs * state.epoch_length, done=state.iteration - 1)
+        if self.rows:
+            self._progress.update(loss=self.rows[-1][1])
+        else:
+            self._progress.update()
 
     def _close_epoch(self, engine: Engine) -> None:
-        self.rows.append([engine.state.iteration, float(self._sum) / engine.state.epoch_length])
+        state: Any = engine.state
+        self.rows.append([state.iteration, float(self._sum) / state.epoch_length])
         self._sum = 0.0
         with replacing(self.path) as temporary:
             temporary.write_text("iteration,loss\n" + "".join(f"{i:.0f},{loss:.6g}\n" for i, loss in self.rows))

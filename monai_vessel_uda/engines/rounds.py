@@ -18,7 +18,9 @@ def candidate_weights(folder: str | Path, names: Sequence[str]) -> dict[str, Pat
     found = {name: Path(folder) / name / "weights.pt" for name in names}
     found = {name: path for name, path in found.items() if path.exists()}
     if not found:
-        raise InputError(f"{folder}: expected the weights of at least one of {', '.join(names)}; train a segmenter first")
+        raise InputError(
+            f"{folder}: expected the weights of at least one of {', '.join(names)}; train a segmenter first"
+        )
     return found
 
 

@@ -10,6 +10,9 @@ from ..files import load_json, save_json
 from .tracking import StageTracker
 
 MARK = "stage.json"
+"""Written when a stage is finished."""
+BEGUN = "settings.json"
+"""Written when a stage begins."""
 
 
 class Stage:
@@ -45,9 +48,16 @@ class Stage:
         return is_finished(self.output_dir, self.settings)
 
     def start(self) -> "Stage":
-        """Make the folder and open the tracked run."""
+        """Make the folder and open the tracked run.
+
+        Raises:
+            InputError: an unfinished run with other settings lies there, which this one would continue.
+        """
         check_path(self.output_dir)
-        self.output_dir.mkdir(parents=True, exist_ok=True)
+        begun = self.output_dir / BEGUN
+        if begun.exists():
+            _check_same(self.output_dir, load_json(begun), self.settings, "begun")
+        save_json(self.settings, begun)
         self._started = time.time()
         self.tracker.start()
         return self
@@ -69,14 +79,15 @@ def is_finished(output_dir: str | Path, settings: Mapping[str, Any]) -> bool:
     mark = Path(output_dir) / MARK
     if not mark.exists():
         return False
-    before, now = load_json(mark)["settings"], _plain(settings)
+    _check_same(output_dir, load_json(mark)["settings"], _plain(settings), "finished")
+    return True
+
+
+def _check_same(output_dir: str | Path, before: Mapping[str, Any], now: Mapping[str, Any], state: str) -> None:
     changed = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
     if changed:
         differences = ", ".join(f"{key}: {before.get(key)!r} then, {now.get(key)!r} now" for key in changed)
-        raise InputError(
-            f"{output_dir}: this stage was finished with other settings ({differences}); delete the folder"
-        )
-    return True
+        raise InputError(f"{output_dir}: this stage was {state} with other settings ({differences}); delete the folder")
 
 
 def check_path(path: str | Path) -> None:

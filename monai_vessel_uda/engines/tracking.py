@@ -84,7 +84,8 @@ class StageTracker:
             self.run_id = None
 
     def _log_loss(self, engine: Engine) -> None:
-        self.log_metrics({"loss": float(engine.state.output["loss"])}, step=engine.state.iteration)
+        state: Any = engine.state
+        self.log_metrics({"loss": float(state.output["loss"].detach())}, step=state.iteration)
 
 
 def _client(workspace: Path) -> Any:

@@ -98,9 +98,9 @@ def noise_trainer(
         prepare_batch=PrepareNoisePrediction(schedule),
         optimizer=optimizer,
         train_handlers=[
-            _checkpoint(output_dir, objects, dataset, iterations, batch_size),
             history,
             ema,
+            _checkpoint(output_dir, objects, dataset, iterations, batch_size),
             *handlers,
         ],
         loss_function=loss,
@@ -146,16 +146,16 @@ def segmentation_trainer(
         handlers: further Ignite handlers.
     """
     optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
-    decay = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=iterations, power=power)
+    decay: Any = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=iterations, power=power)
     history = LossHistory(label, Path(output_dir) / "losses.csv")
     objects = {"network": network, "optimizer": optimizer, "decay": decay, "history": history}
     return SupervisedTrainer(
         optimizer=optimizer,
         loss_function=loss,
         train_handlers=[
-            _checkpoint(output_dir, objects, dataset, iterations, batch_size),
             history,
             LrScheduleHandler(decay, print_lr=False, epoch_level=False),
+            _checkpoint(output_dir, objects, dataset, iterations, batch_size),
             *handlers,
         ],
         amp=amp,
@@ -182,7 +182,8 @@ def _common(
 ) -> dict[str, Any]:
     if iterations < 1 or iterations_per_epoch < 1 or iterations % iterations_per_epoch:
         raise InputError(
-            f"iterations: expected a positive multiple of iterations_per_epoch ({iterations_per_epoch}), got {iterations}"
+            f"iterations: expected a positive multiple of iterations_per_epoch ({iterations_per_epoch}), "
+            f"got {iterations}"
         )
     if batch_size < 1:
         raise InputError(f"batch_size: expected at least 1, got {batch_size}")

@@ -70,7 +70,7 @@ def segmenter_patches(
         return PatchDataset(images, patch_transform, draws)
     if name == "fda":
         target = prepared_images(manifest, "target", patch_size=size, cache_dir=cache_dir)  # type: ignore[arg-type]
-        swap = RandFourierAmplitudeSwapd("image", [item["image"] for item in target], fda_beta)
+        swap = RandFourierAmplitudeSwapd("image", [target[i]["image"] for i in range(len(target))], fda_beta)
         patch_transform = Compose([patch_transform, swap])
     variant: Any = "negated" if name == "fda" else name
     images = prepared_images(manifest, "source", variant, patch_size=size, cache_dir=cache_dir)  # type: ignore[arg-type]

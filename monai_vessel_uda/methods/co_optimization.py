@@ -127,7 +127,7 @@ class CoOptimization:
         folder = self._folder(0)
         if (folder / "measures.json").exists():
             return
-        measures = {}
+        measures: dict[str, Any] = {}
         for name, path in self.candidates.items():
             self.load_weights(self.segmenter.to(self.device), path)
             measures[name] = self._measure_segmenter()
@@ -138,7 +138,7 @@ class CoOptimization:
             folder / "segmenter" / "weights.pt",
             {**self.description, "round": 0, "started_from": chosen},
         )
-        record = {"round": 0, "candidates": measures, "scores": scores, "started_from": chosen}
+        record: dict[str, Any] = {"round": 0, "candidates": measures, "scores": scores, "started_from": chosen}
         save_json({**record, "measures": measures[chosen]}, folder / "measures.json")
 
     def run_round(self, k: int) -> dict[str, Any]:
@@ -165,7 +165,7 @@ class CoOptimization:
         record = {"round": k, "measures": measures, "vessel_fraction_pseudo": _fraction(masks)}
         save_json(record, folder / "measures.json")
         if self.on_round is not None:
-            self.on_round(k, record["measures"], folder)
+            self.on_round(k, measures, folder)
         return record
 
     def conclude(self) -> dict[str, Any]:

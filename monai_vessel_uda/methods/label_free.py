@@ -50,8 +50,8 @@ def measure_segmenter(
         consistency_images: images (the first ones) used for it, since every view costs one more inference.
 
     Returns:
-        ``mask_prior_distance``, and means over images: ``boundary_contrast``, ``consistency``, ``uncertain_band_px``, ``prediction_entropy``,
-        ``vessel_fraction``.
+        ``mask_prior_distance``, and means over images: ``boundary_contrast``, ``consistency``, ``uncertain_band_px``,
+        ``prediction_entropy``, ``vessel_fraction``.
     """
     images = [item["image"] for item in items]
     probabilities = list(vessel_probabilities(network, images, inferer))

@@ -10,15 +10,15 @@ sec. 2.2             :meth:`LatentMining.latents`, ``.decode``      ``tests/meth
 sec. 2.3             :class:`CoOptimization`                        ``tests/methods/test_co_optimization.py``
 ==================  =============================================  =====================================
 
-Symbols: :math:`x^A, y^A` source image and mask, :math:`x^B` target image, :math:`\epsilon^A, \epsilon^B` the generators,
-:math:`S_k` the segmenter after round k, :math:`t_0` the number of inversion steps.
+Symbols: :math:`x^A, y^A` source image and mask, :math:`x^B` target image, :math:`\epsilon^A, \epsilon^B` the
+generators, :math:`S_k` the segmenter after round k, :math:`t_0` the number of inversion steps.
 
-Where text and release differ: the release inverts with the implied clean image clamped (``clamp=True`` here) and decodes
-with 300 ancestral steps (``decoder="ancestral", decoding_steps=300``); the default is the text's, deterministic both
-ways and unclamped.
+Where text and release differ: the release inverts with the implied clean image clamped (``clamp=True`` here) and
+decodes with 300 ancestral steps (``decoder="ancestral", decoding_steps=300``); the default is the text's,
+deterministic both ways and unclamped.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -50,8 +50,9 @@ from ..seeding import stable_seed
 class IntensityRange:
     """What brightness and contrast real target patches have: 1st to 99th percentile of patch mean and deviation.
 
-    A generator that has not seen enough draws some patches far too bright or dark, because the lowest frequencies are the
-    last that a diffusion model learns and survive the inversion (sec. 2.2). Such a patch teaches the segmenter nothing.
+    A generator that has not seen enough draws some patches far too bright or dark, because the lowest frequencies are
+    the last that a diffusion model learns and survive the inversion (sec. 2.2). Such a patch teaches the segmenter
+    nothing.
     """
 
     mean: tuple[float, float]
@@ -288,7 +289,7 @@ def regenerate_pairs(
         eps_b: target generator of this round (EMA weights).
         mined: folder of the mined shards, whose masks (and latents) are used.
         intensity: range of real target patches.
-        start: from pure ``noise`` (the release's way), or from the mined ``latents`` (t0 steps instead of a whole chain).
+        start: from pure ``noise`` (the release's way), or from the mined ``latents`` (t0 steps, not a whole chain).
         output_dir: folder of the shards.
         round_number: k; each round draws other noise.
         pairs: how many; all masks by default.
@@ -367,6 +368,6 @@ def pseudo_masks(probabilities: Sequence[Tensor], threshold: float | None = 0.5)
     return [(p > threshold).float() for p in probabilities]
 
 
-def with_masks(items: Sequence[dict[str, Any]], masks: Sequence[Tensor]) -> list[dict[str, Any]]:
+def with_masks(items: Sequence[Mapping[str, Any]], masks: Sequence[Tensor]) -> list[dict[str, Any]]:
     """Items whose ``label`` is the given mask; whatever label they had is not looked at."""
     return [{**item, "label": mask} for item, mask in zip(items, masks, strict=True)]

@@ -1,6 +1,6 @@
 r"""Label-free distances between sets of images: how far generated (or source) images are from real target.
 
-``intensity_distances`` compares pooled grey-level histograms (fig. 4b and section 3.3 of Luo et al.);
+``intensity_distances`` compares pooled grey-level histograms (fig. 4b and section 3.3 of Guo, Feng and Zhou);
 ``feature_distance`` compares texture, which a histogram cannot see.
 """
 
@@ -30,7 +30,7 @@ def intensity_distances(
     .. math:: \text{euclidean} = \lVert p - q \rVert_2, \qquad
               \text{cosine} = 1 - \frac{p \cdot q}{\lVert p \rVert_2 \lVert q \rVert_2}.
 
-    Luo et al. report 0.102 and 0.513 between source and target, 0.017 and 0.027 after mining. They do not
+    Guo, Feng and Zhou report 0.102 and 0.513 between source and target, 0.017 and 0.027 after mining. They do not
     state the number of bins, on which the Euclidean distance depends (it shrinks with more bins): 256 here.
 
     Args:

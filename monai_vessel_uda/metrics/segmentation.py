@@ -22,7 +22,7 @@ hd95_px            max of the two directed 95th percentiles of d between edges  
 ================== ============================================================ ==== ===================
 
 "Diagonal" is :math:`\sqrt{H^2 + W^2}`, an upper bound of any distance in the image. ``balanced_accuracy``
-equals the area under the one-point ROC "curve" of a thresholded mask, and is what the "AUC" of Luo et al.
+equals the area under the one-point ROC "curve" of a thresholded mask, and is what the "AUC" of Guo, Feng and Zhou
 fits (their text does not define it): compare ``balanced_accuracy``, not ``roc_auc``, with their column.
 
 The paper leaves its average Hausdorff distance undefined. Here it is taken between the pixel *sets*, as usual

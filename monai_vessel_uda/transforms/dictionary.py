@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from monai_vessel_uda.data.images import check_mask, read_image, read_mask
-from monai_vessel_uda.errors import InputError
+from monai_vessel_uda.errors import InputError, surfacing_input_errors
 from monai_vessel_uda.transforms.background import flatten_background
 from monai_vessel_uda.transforms.field_of_view import detect_field_of_view, patch_centres
 from monai_vessel_uda.transforms.grey import Grey, to_grey
@@ -31,15 +31,8 @@ class RetinalCompose(Compose):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Apply all transforms."""
-        try:
+        with surfacing_input_errors():
             return super().__call__(*args, **kwargs)
-        except RuntimeError as error:
-            cause: BaseException | None = error
-            while cause is not None and not isinstance(cause, InputError):
-                cause = cause.__cause__
-            if cause is None:
-                raise
-            raise cause from None
 
 
 class LoadRetinalImaged(Transform):

@@ -45,7 +45,7 @@ Progress = Callable[[float, str], None]
 PERCENTILES = (0.5, 99.5)
 #: The flattening window in vessel calibres: wide enough to leave wide vessels alone.
 FLATTEN_CALIBRES = 4.0
-_OUTPUT_KEYS = ("image", "label", "fov", "id", "domain", "dataset")
+_OUTPUT_KEYS = ("image", "label", "fov", "id", "domain", "dataset", "file")
 
 
 def estimate_preprocessing(

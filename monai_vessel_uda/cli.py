@@ -1,0 +1,304 @@
+"""``vessel-uda``: parses, calls one function of the pipeline, prints what it returns.
+
+What a user can mend (:class:`~monai_vessel_uda.errors.InputError`, a full disk) becomes one line on stderr and exit
+code 2. The pipeline is imported inside the commands, so that ``--help`` does not wait for torch.
+"""
+
+import errno
+import json
+import logging
+import warnings
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from . import __version__
+from .errors import InputError
+
+logger = logging.getLogger("monai_vessel_uda")
+
+
+class OneLineErrors(TyperGroup):
+    """The commands, with one line and an exit code for what a user can mend."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for; anything unexpected keeps its traceback."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            _stop("interrupted; run the same command again to continue", 130)
+        except Exception as error:
+            message = _mendable(error)
+            if message is None:
+                raise
+            _stop(f"error: {message}", 2)
+
+
+app = typer.Typer(
+    cls=OneLineErrors,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"vessel-uda {__version__}")
+        raise typer.Exit()
+
+
+def _value(text: str) -> Any:
+    """Value of an option that may be a number, a list or a mapping (JSON) or else a word."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+WorkspaceArgument = Annotated[Path, typer.Argument(help="Folder of this adaptation; made if it does not exist.")]
+BundleArgument = Annotated[Path, typer.Argument(help="A vessel_segmentation bundle, or a workspace that holds one.")]
+SourceOption = Annotated[
+    list[Path] | None,
+    typer.Option("--source", help="Folder of source images with vessel masks. Repeat it for several folders."),
+]
+TargetOption = Annotated[
+    Path | None, typer.Option("--target", help="Folder of target images. Masks in it are never looked at.")
+]
+EvaluationOption = Annotated[
+    Path | None, typer.Option(help="Folder of other target images with masks, for scores and nothing else.")
+]
+UpperBoundOption = Annotated[
+    Path | None, typer.Option(help="Folder of target images with masks, to train the upper bound of the table.")
+]
+SeedOption = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
+PresetOption = Annotated[
+    str, typer.Option(help="Scale of the job: full (a GPU), small (CPU cores) or demo (phantoms).")
+]
+DeviceOption = Annotated[str | None, typer.Option(help="cpu or cuda. Default: a GPU where there is one.")]
+
+
+@app.callback()
+def set_up(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """From labelled fundus photographs to a vessel segmenter for OCTA images that have no masks.
+
+    Research only; not a medical device.
+    """
+    _log_to_stderr()
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where everything goes.")] = Path("runs/demo"),
+    seeds: Annotated[int, typer.Option(help="How many seeds.", min=1)] = 3,
+    seed: SeedOption = 0,
+) -> None:
+    """Run the whole job on drawn phantoms, once for each seed, and print the scores."""
+    from . import pipeline
+
+    typer.echo(pipeline.demo(folder, range(seed, seed + seeds)))
+
+
+@app.command()
+def prepare(
+    workspace: WorkspaceArgument,
+    source: SourceOption = None,
+    target: TargetOption = None,
+    evaluation: EvaluationOption = None,
+    upper_bound: UpperBoundOption = None,
+    grey: Annotated[str, typer.Option(help="auto, luma, green, red or blue.")] = "auto",
+    source_polarity: Annotated[str, typer.Option(help="Source vessels: auto, bright or dark.")] = "auto",
+    target_polarity: Annotated[str, typer.Option(help="Target vessels: auto, bright or dark.")] = "auto",
+    target_scale: Annotated[
+        float | None, typer.Option(help="Working pixels for one target pixel. Default: the preset's.")
+    ] = None,
+    source_scale: Annotated[
+        str, typer.Option(help="Working pixels for one source pixel; auto makes vessels as wide as the target's.")
+    ] = "auto",
+    flatten: Annotated[bool, typer.Option(help="Flatten the background of the source.")] = True,
+    match: Annotated[bool, typer.Option(help="Match the source's intensities to the target's.")] = True,
+    seed: SeedOption = 0,
+    preset: PresetOption = "full",
+) -> None:
+    """Find and check the images, and decide how both kinds are brought into one space (manifest.json)."""
+    if not source or target is None:
+        raise InputError("prepare: expected --source (once or more) and --target, each with a folder")
+    preprocessing = {
+        "grey": _value(grey),
+        "source_polarity": source_polarity,
+        "target_polarity": target_polarity,
+        "source_scale": _value(source_scale),
+        "flatten": flatten,
+        "match": match,
+    }
+    if target_scale is not None:
+        preprocessing["target_scale"] = target_scale
+    typer.echo(_prepare(workspace, source, target, evaluation, upper_bound, seed, preset, preprocessing))
+
+
+@app.command()
+def adapt(
+    workspace: WorkspaceArgument,
+    source: SourceOption = None,
+    target: TargetOption = None,
+    evaluation: EvaluationOption = None,
+    upper_bound: UpperBoundOption = None,
+    preset: PresetOption = "full",
+    rounds: Annotated[int | None, typer.Option(help="Rounds of co-optimisation. Default: the preset's.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="id=value: any id of the bundle configs, value as JSON. Repeatable."),
+    ] = None,
+    baselines: Annotated[bool, typer.Option(help="Also train what the result is compared with.")] = True,
+    seed: SeedOption = 0,
+    device: DeviceOption = None,
+) -> None:
+    """Run all stages: prepare (if not done), train, mine, co-optimise, score, export, report.
+
+    Finished stages are skipped and an interrupted one continues: run the same command again.
+    """
+    from . import pipeline
+
+    if (workspace / "manifest.json").exists():
+        if source or target:
+            logger.info("%s was prepared before; its images are used, folders given here are not read", workspace)
+    elif source and target is not None:
+        _prepare(workspace, source, target, evaluation, upper_bound, seed, preset, {})
+    elif source or target or evaluation or upper_bound:
+        raise InputError("adapt: expected both --source (once or more) and --target, each with a folder")
+    overrides = _overrides(settings or [])
+    if rounds is not None:
+        overrides["rounds"] = rounds
+    bundle = pipeline.adapt(workspace, preset, overrides, baselines, device)
+    scores = workspace / "scores.md"
+    if scores.exists():
+        typer.echo(scores.read_text())
+    typer.echo(f"segmenter: {bundle}\nreport: {workspace / 'report.html'}")
+
+
+@app.command()
+def segment(
+    images: Annotated[Path, typer.Argument(metavar="IN", help="An image, or a folder of images.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the masks; made if it does not exist.")],
+    bundle: Annotated[Path, typer.Option(help="A vessel_segmentation bundle, or a workspace that holds one.")],
+    probability: Annotated[bool, typer.Option("--probability", help="Also write probability maps.")] = False,
+    overlay: Annotated[bool, typer.Option("--overlay", help="Also write the vessels tinted over the image.")] = False,
+    scale: Annotated[
+        float | None, typer.Option(help="Working pixels for one pixel, if the resolution is not the training's.")
+    ] = None,
+    suffix: Annotated[str | None, typer.Option(help="Format of the masks, such as .png. Default: the input's.")] = None,
+    device: DeviceOption = None,
+) -> None:
+    """Write the vessel masks of images, at their own size and with their geometry."""
+    from . import pipeline
+
+    written = pipeline.segment(
+        images,
+        output,
+        bundle,
+        probability=probability,
+        overlay=overlay,
+        scale=scale,
+        suffix=suffix,
+        device=device,
+    )
+    typer.echo(f"masks: {written}")
+
+
+@app.command()
+def evaluate(
+    bundle: BundleArgument,
+    folder: Annotated[Path, typer.Argument(help="Folder of images with masks.")],
+    output: Annotated[
+        Path | None, typer.Option(help="JSON file of all scores. Default: eval/evaluation.json in the bundle.")
+    ] = None,
+) -> None:
+    """Score a segmenter against masks: mean over images and 95 % interval."""
+    from . import pipeline
+    from .report.table import COLUMNS, format_score
+
+    result = pipeline.evaluate(bundle, folder, output)
+    typer.echo(f"{len(result['per_image'])} images, mean [95 % interval]")
+    for name, (heading, factor) in COLUMNS.items():
+        typer.echo(f"{heading:<20} {format_score(result['summary'].get(name), factor)}")
+
+
+@app.command()
+def report(workspace: Annotated[Path, typer.Argument(help="Folder of an adaptation.")]) -> None:
+    """Write report.html from what the workspace holds so far."""
+    from .report.html import write_report
+
+    typer.echo(write_report(workspace))
+
+
+def _prepare(
+    workspace: Path,
+    source: list[Path],
+    target: Path,
+    evaluation: Path | None,
+    upper_bound: Path | None,
+    seed: int,
+    preset: str,
+    preprocessing: dict[str, Any],
+) -> Path:
+    """Prepare at the preset's working resolution unless ``preprocessing`` says otherwise."""
+    from . import pipeline
+
+    options = {"target_scale": pipeline.load_preset(preset)["target_scale"], **preprocessing}
+    return pipeline.prepare(workspace, source, target, evaluation, upper_bound, seed=seed, **options)
+
+
+def _overrides(settings: list[str]) -> dict[str, Any]:
+    overrides = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not (name and equals):
+            raise InputError(f"--set: expected id=value, got {setting!r}")
+        overrides[name] = _value(text)
+    return overrides
+
+
+def _mendable(error: BaseException) -> str | None:
+    """What to tell the user if an InputError or a full disk lies beneath, since MONAI wraps what its parts raise."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, InputError):
+            return " ".join(str(cause).splitlines())
+        if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
+            return f"{cause.filename or 'writing'}: the disk is full; free some space, then run the same command again"
+        cause = cause.__cause__ if cause.__suppress_context__ else cause.__context__
+    return None
+
+
+def _stop(message: str, code: int) -> NoReturn:
+    typer.echo(message, err=True)
+    raise typer.Exit(code)
+
+
+def _log_to_stderr() -> None:
+    """Our progress on stderr and nothing else: what Ignite and MONAI log as errors reaches the user as exceptions."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
+    logger.setLevel(logging.INFO)
+    handlers: dict[str, logging.Handler] = {"monai_vessel_uda": handler}
+    # MONAI gives its loggers a handler on stdout unless they exist before it is imported.
+    handlers |= {name: logging.NullHandler() for name in ("ignite", "monai.bundle.workflows")}
+    for name, only in handlers.items():
+        logging.getLogger(name).handlers, logging.getLogger(name).propagate = [only], False
+    warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+def main() -> None:
+    """Entry point of ``vessel-uda``."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Tiny phantoms and a tiny adaptation, made once for the whole session."""
+
+import logging
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from monai_vessel_uda import pipeline
+from monai_vessel_uda.data.phantoms import write_phantoms
+
+os.environ.pop("MLFLOW_TRACKING_URI", None)
+logging.getLogger("ignite").setLevel(logging.WARNING)
+
+TINY = {
+    "patch_size": 32,
+    "batch_size": 2,
+    "generator_def#channels": [8, 16],
+    "generator_def#attention_levels": [False, False],
+    "generator_def#num_res_blocks": 1,
+    "generator_def#num_head_channels": 8,
+    "generator_def#norm_num_groups": 4,
+    "generator_def#space_to_depth": 2,
+    "iterations": 4,
+    "iterations_per_epoch": 2,
+    "ema_momentum": 0.1,
+    "sampled_patches": 2,
+    "sample_steps": 2,
+    "mining_batch_size": 4,
+    "pairs": 8,
+    "measured_patches": 8,
+    "steps": 6,
+    "t0": 2,
+    "generation_steps": 3,
+    "segmenter_def#channels": [4, 8],
+    "segmenter_def#strides": [2],
+    "segmenter_def#num_res_units": 1,
+    "segmenter_batch_size": 2,
+    "segmenter_iterations": 4,
+    "segmenter_iterations_per_epoch": 2,
+    "rounds": 2,
+    "round_iterations": 4,
+    "round_iterations_per_epoch": 2,
+    "refine_iterations": 4,
+    "refine_iterations_per_epoch": 2,
+    "track": False,
+}
+"""Overrides that make every stage take about a second."""
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory):
+    """Folders of 64-pixel target phantoms and 96-pixel source phantoms."""
+    folder = tmp_path_factory.mktemp("phantoms")
+    return write_phantoms(folder, seed=3, source=4, target=4, evaluation=2, supervised=2, size=64)
+
+
+@pytest.fixture(scope="session")
+def prepared(phantoms, tmp_path_factory):
+    """A workspace with a manifest only; copy it before use."""
+    workspace = tmp_path_factory.mktemp("prepared") / "workspace"
+    pipeline.prepare(
+        workspace, [phantoms["source"]], phantoms["target"], phantoms["evaluation"], phantoms["supervised"], seed=3
+    )
+    return workspace
+
+
+@pytest.fixture
+def workspace(prepared, tmp_path):
+    """A fresh copy of the prepared workspace."""
+    return Path(shutil.copytree(prepared, tmp_path / "workspace"))
+
+
+@pytest.fixture(scope="session")
+def adapted(prepared, tmp_path_factory):
+    """A workspace after a whole tiny adaptation, with tracking; do not change it."""
+    workspace = Path(shutil.copytree(prepared, tmp_path_factory.mktemp("adapted") / "workspace"))
+    pipeline.adapt(workspace, "demo", {**TINY, "track": True}, device="cpu")
+    return workspace

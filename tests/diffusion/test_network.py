@@ -1,0 +1,40 @@
+import pytest
+import torch
+
+from monai_vessel_uda.diffusion import MaskConditionedUNet
+from monai_vessel_uda.errors import InputError
+
+TINY = {"channels": (8, 16), "attention_levels": (False, True), "norm_num_groups": 4, "num_head_channels": 8}
+
+
+def trained_a_little(network, **shapes):
+    """MONAI starts the last layer at zero; noise in all weights makes the output depend on the input."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        parameter.data.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return network.eval()
+
+
+@pytest.mark.parametrize("space_to_depth", [1, 2])
+def test_prediction_depends_on_image_mask_and_time(space_to_depth):
+    network = trained_a_little(MaskConditionedUNet(**TINY, num_res_blocks=1, space_to_depth=space_to_depth))
+    x, t = torch.randn(1, 1, 16, 16, generator=torch.Generator().manual_seed(1)), torch.tensor([10])
+    with torch.no_grad():
+        base = network(x, t)
+        assert base.shape == x.shape
+        assert torch.equal(base, network(x, t, torch.zeros_like(x)))
+        assert (network(x, t, torch.ones_like(x)) - base).abs().max() > 1e-3
+        assert (network(x, torch.tensor([900])) - base).abs().max() > 1e-3
+        assert (network(-x, t) - base).abs().max() > 1e-3
+
+
+def test_three_dimensions():
+    network = MaskConditionedUNet(3, **TINY, num_res_blocks=1, space_to_depth=2)
+    x = torch.randn(1, 1, 8, 8, 8)
+    assert network(x, torch.tensor([3])).shape == x.shape
+
+
+def test_sides_that_do_not_fit_are_refused():
+    network = MaskConditionedUNet(**TINY, space_to_depth=2)
+    with pytest.raises(InputError, match="divisible by 4"):
+        network(torch.zeros(1, 1, 18, 16), torch.tensor([0]))

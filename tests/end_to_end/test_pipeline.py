@@ -1,0 +1,167 @@
+"""The whole adaptation on tiny phantoms: what it leaves behind and how it refuses bad input."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from monai_vessel_uda import pipeline
+from monai_vessel_uda.data.images import read_image
+from monai_vessel_uda.errors import InputError
+from monai_vessel_uda.files import load_json, save_json
+
+from ..conftest import TINY
+
+
+def test_scores_of_every_baseline_and_round(adapted):
+    scores = load_json(adapted / "scores.json")
+    names = [row["name"] for row in scores["rows"]]
+    assert names == [
+        "source-only",
+        "source-negated",
+        "source matched to target histograms",
+        "Fourier amplitude swap (FDA)",
+        "aligned, no diffusion",
+        "first generation",
+        "round 1",
+        "round 2",
+        "upper bound (target masks)",
+    ]
+    assert sum(row["exported"] for row in scores["rows"]) <= 1
+    for row in scores["rows"]:
+        assert 0 <= row["scores"]["dice"]["low"] <= row["scores"]["dice"]["mean"] <= row["scores"]["dice"]["high"] <= 1
+    assert "source-negated" in (adapted / "scores.md").read_text()
+    assert (adapted / "scores.csv").read_text().count("\n") >= 10
+    assert (adapted / "report.html").stat().st_size > 10_000
+
+
+def test_pictures_and_measures_are_left(adapted):
+    stages = adapted / "stages"
+    for picture in (
+        "ddpm_source/samples.png",
+        "ddpm_target/samples.png",
+        "latent_mining/preview.png",
+        "co_optimization/round_01/preview.png",
+        "co_optimization/round_02/preview_pseudo_masks.png",
+    ):
+        assert np.asarray(read_image(stages / picture).array).std() > 5, picture
+    mined = load_json(stages / "latent_mining" / "measures.json")
+    assert {"source_intensity_euclidean", "mined_intensity_cosine", "mined_feature_distance", "corrected"} <= set(mined)
+    rounds = load_json(stages / "co_optimization" / "rounds.json")
+    assert rounds["started_from"] in ("mined", "aligned", "matched", "negated")
+    assert set(rounds["rounds"][0]["scores"]) == {"mined", "aligned", "matched", "negated"}
+    assert [record["chosen"] for record in rounds["rounds"]].count(True) == 1
+    assert all("worse_than_before" in record for record in rounds["rounds"][1:])
+
+
+def test_latents_are_floats_not_levels_of_grey(adapted):
+    shard = torch.load(adapted / "stages" / "latent_mining" / "pairs" / "00000.pt", weights_only=True)
+    assert shard["latent"].dtype == torch.float32
+    levels = shard["latent"] * 127.5 + 127.5
+    assert ((levels - levels.round()).abs() > 0.01).float().mean() > 0.9
+    assert shard["image"].abs().max() <= 1
+    assert set(shard["label"].unique().tolist()) <= {0, 1}
+
+
+def test_tracking_has_one_parent_and_one_child_for_each_stage_and_round(adapted):
+    from mlflow.tracking import MlflowClient
+
+    from monai_vessel_uda.engines.tracking import EXPERIMENT, store_uri
+
+    client = MlflowClient(store_uri(adapted))
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    runs = client.search_runs([experiment.experiment_id])
+    parents = {run.info.run_id: run.data.tags.get("mlflow.parentRunId") for run in runs}
+    roots = [run for run, parent in parents.items() if parent is None]
+    assert len(roots) == 1
+    named = {run.info.run_name.split(" 20")[0]: run for run in runs}
+    stages = {"ddpm_source", "ddpm_target", "latent_mining", "segmenter_mined", "segmenter_aligned", "co_optimization"}
+    assert stages <= set(named)
+    assert all(parents[named[stage].info.run_id] == roots[0] for stage in stages)
+    assert parents[named["round 2"].info.run_id] == named["co_optimization"].info.run_id
+    assert "loss" in named["ddpm_source"].data.metrics
+    assert named["ddpm_source"].data.params["patch_size"] == "32"
+    assert "boundary_contrast" in named["round 1"].data.metrics
+    artifacts = [artifact.path for artifact in client.list_artifacts(named["ddpm_target"].info.run_id)]
+    assert "samples.png" in artifacts
+
+
+def test_finished_stages_are_skipped(adapted, tmp_path, caplog):
+    workspace = Path(shutil.copytree(adapted, tmp_path / "again"))
+    before = {path: path.stat().st_mtime_ns for path in workspace.rglob("weights.pt")}
+    caplog.set_level("INFO", "monai_vessel_uda")
+    pipeline.adapt(workspace, "demo", {**TINY, "track": False}, device="cpu")
+    assert {path: path.stat().st_mtime_ns for path in workspace.rglob("weights.pt")} == before
+    assert caplog.text.count("finished before, skipped") == 11
+
+
+def test_other_settings_for_a_finished_stage_are_refused(adapted, tmp_path):
+    workspace = Path(shutil.copytree(adapted, tmp_path / "other"))
+    with pytest.raises(InputError, match="iterations: 4 then, 6 now"):
+        pipeline.adapt(workspace, "demo", {**TINY, "iterations": 6}, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"rounds": 0}, "rounds"),
+        ({"t0": 6}, "t0"),
+        ({"iterations": 3}, "iterations"),
+        ({"itterations": 4}, "did you mean 'iterations'"),
+        ({"patch_size": 640}, "larger than the image"),
+        ({"decoder": "magic"}, "decoder"),
+        ({"round_start": "nowhere"}, "round"),
+    ],
+)
+def test_bad_settings(workspace, overrides, message):
+    with pytest.raises(InputError, match=message):
+        pipeline.adapt(workspace, "demo", {**TINY, **overrides}, baselines=False, device="cpu")
+    assert not (workspace / "vessel_segmentation").exists()
+
+
+def test_gpu_where_there_is_none(workspace, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="no GPU"):
+        pipeline.adapt(workspace, "demo", TINY, device="cuda")
+
+
+def test_workspace_of_another_version(workspace):
+    manifest = load_json(workspace / "manifest.json")
+    save_json({**manifest, "version": 99}, workspace / "manifest.json")
+    with pytest.raises(InputError, match="version"):
+        pipeline.adapt(workspace, "demo", TINY, device="cpu")
+
+
+def test_changed_files_are_noticed(phantoms, tmp_path):
+    copies = {name: shutil.copytree(folder, tmp_path / name) for name, folder in phantoms.items()}
+    pipeline.prepare(tmp_path / "workspace", [copies["source"]], copies["target"], seed=3)
+    victim = sorted((copies["target"] / "images").glob("*.png"))[0]
+    donor = sorted((copies["evaluation"] / "images").glob("*.png"))[0]
+    shutil.copy(donor, victim)
+    with pytest.raises(InputError, match=victim.name):
+        pipeline.adapt(tmp_path / "workspace", "demo", TINY, device="cpu")
+
+
+def test_a_path_with_a_hash_sign_is_refused(phantoms, tmp_path):
+    with pytest.raises(InputError, match="#"):
+        pipeline.prepare(tmp_path / "d#1", [phantoms["source"]], phantoms["target"])
+
+
+def test_preparing_over_an_adaptation_is_refused(adapted, phantoms, tmp_path):
+    workspace = Path(shutil.copytree(adapted, tmp_path / "w"))
+    with pytest.raises(InputError, match="earlier adaptation"):
+        pipeline.prepare(workspace, [phantoms["source"]], phantoms["target"])
+
+
+def test_demo_writes_one_table_for_all_seeds(tmp_path, monkeypatch, adapted):
+    def adapt(workspace, preset):
+        assert preset == "demo"
+        shutil.copy(adapted / "scores.json", workspace / "scores.json")
+
+    monkeypatch.setattr(pipeline, "adapt", adapt)
+    table = pipeline.demo(tmp_path, seeds=[4, 5])
+    assert table == (tmp_path / "demo.md").read_text()
+    assert "| seed 4 | seed 5 |" in table
+    assert "final (exported)" in table

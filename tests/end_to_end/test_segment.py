@@ -1,0 +1,81 @@
+"""The exported bundle on files of every kind."""
+
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image
+
+from monai_vessel_uda import pipeline
+from monai_vessel_uda.data.images import read_image, read_mask
+from monai_vessel_uda.errors import InputError
+
+
+@pytest.fixture
+def folder(tmp_path, phantoms):
+    """The same non-square picture as PNG (grey, RGB, RGBA, palette), TIFF, BMP, JPEG and NIfTI."""
+    grey = read_image(sorted((phantoms["evaluation"] / "images").glob("*.png"))[0]).array[:, :56]
+    images = tmp_path / "images"
+    (images / "sub").mkdir(parents=True)
+    picture = Image.fromarray(grey)
+    picture.save(images / "grey.png")
+    picture.convert("RGB").save(images / "rgb.png")
+    picture.convert("RGBA").save(images / "rgba.png")
+    picture.convert("P").save(images / "palette.png")
+    picture.save(images / "a.tif")
+    picture.save(images / "b.bmp")
+    picture.save(images / "sub" / "c.jpg")
+    nibabel.save(nibabel.Nifti1Image(grey.T.astype(np.float32), np.diag([-0.1, 0.2, 1, 1])), images / "d.nii.gz")
+    return images
+
+
+def test_folder_of_all_formats(folder, adapted, tmp_path):
+    out = pipeline.segment(folder, tmp_path / "out", adapted, probability=True, overlay=True)
+    names = ["grey", "rgb", "rgba", "palette"]
+    reference = read_mask(out / "grey_vessels.png")
+    assert reference.shape == (64, 56)
+    for file in (*(f"{name}_vessels.png" for name in names), "a_vessels.tif", "b_vessels.bmp"):
+        assert np.array_equal(read_mask(out / file), reference), file
+    assert read_mask(out / "sub" / "c_vessels.png").shape == reference.shape
+    nifti = nibabel.load(out / "d_vessels.nii.gz")
+    assert np.array_equal(np.asarray(nifti.dataobj).T > 0, reference)
+    assert np.allclose(nifti.affine, np.diag([-0.1, 0.2, 1, 1]))
+    probability = read_image(out / "grey_probability.png").array
+    assert probability.dtype == np.uint16
+    assert np.mean((probability / 65535 >= 0.5) == reference) > 0.999
+    assert read_image(out / "grey_overlay.png").array.shape == (64, 56, 3)
+
+
+def test_single_file_and_scale(folder, adapted, tmp_path):
+    out = pipeline.segment(folder / "grey.png", tmp_path / "out", adapted, scale=1.5, suffix=".tif")
+    assert [path.name for path in out.iterdir()] == ["grey_vessels.tif"]
+    assert read_mask(out / "grey_vessels.tif").shape == (64, 56)
+
+
+def test_evaluate_a_folder(adapted, phantoms, tmp_path):
+    result = pipeline.evaluate(adapted, phantoms["evaluation"], tmp_path / "evaluation.json")
+    assert (tmp_path / "evaluation.json").exists()
+    assert len(result["per_image"]) == 2
+    assert set(result["summary"]["dice"]) >= {"mean", "low", "high"}
+
+
+@pytest.mark.parametrize("make", ["missing", "empty", "truncated", "black", "no bundle", "no weights", "one stem"])
+def test_bad_input_leaves_nothing(make, adapted, tmp_path, folder):
+    source, bundle, out = tmp_path / "in", adapted, tmp_path / "out"
+    if make != "missing":
+        source.mkdir()
+    if make == "truncated":
+        (source / "x.png").write_bytes((folder / "grey.png").read_bytes()[:200])
+    elif make == "black":
+        Image.fromarray(np.zeros((64, 64), np.uint8)).save(source / "x.png")
+    elif make == "one stem":
+        for name in ("x.png", "x.bmp"):
+            Image.open(folder / "grey.png").save(source / name)
+    elif make == "no bundle":
+        bundle = tmp_path
+    elif make == "no weights":
+        bundle = tmp_path / "bundle"
+        (bundle / "configs").mkdir(parents=True)
+        (bundle / "configs" / "inference.json").write_text("{}")
+    with pytest.raises(InputError):
+        pipeline.segment(source, out, bundle)
+    assert not out.exists() or not list(out.iterdir())

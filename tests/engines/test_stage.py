@@ -1,0 +1,58 @@
+import pytest
+
+from monai_vessel_uda.engines.rounds import candidate_weights
+from monai_vessel_uda.engines.segmentation import images_to_evaluate, images_to_segment, model_transforms
+from monai_vessel_uda.engines.stage import Stage, is_finished
+from monai_vessel_uda.errors import InputError
+from monai_vessel_uda.files import load_json
+
+
+def stage(folder, **settings):
+    return Stage(folder, "mining", folder / "stages" / "mining", {"sides": (3, 4), **settings}, tracking=False)
+
+
+def test_finished_only_with_the_same_settings(tmp_path):
+    assert not stage(tmp_path).finished()
+    begun = stage(tmp_path).start()
+    (begun.output_dir / "checkpoint.pt").write_text("x")
+    assert not stage(tmp_path).finished()
+    begun.finish({"pairs": 3})
+    assert stage(tmp_path).finished()
+    assert not (begun.output_dir / "checkpoint.pt").exists()
+    assert load_json(begun.output_dir / "stage.json")["results"] == {"pairs": 3}
+    with pytest.raises(InputError, match="finished with other settings .*steps"):
+        is_finished(begun.output_dir, {"sides": [3, 4], "steps": 9})
+
+
+def test_an_unfinished_stage_is_not_continued_with_other_settings(tmp_path):
+    stage(tmp_path, t0=5).start()
+    stage(tmp_path, t0=5).start()
+    with pytest.raises(InputError, match="begun with other settings .*t0: 5 then, 6 now"):
+        stage(tmp_path, t0=6).start()
+
+
+def test_candidates_that_exist_in_order_of_preference(tmp_path):
+    for name in ("negated", "mined"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights.pt").write_text("")
+    assert list(candidate_weights(tmp_path, ["mined", "aligned", "negated"])) == ["mined", "negated"]
+    with pytest.raises(InputError, match="aligned"):
+        candidate_weights(tmp_path, ["aligned"])
+
+
+def test_what_to_segment_and_to_evaluate(tmp_path):
+    with pytest.raises(InputError, match="no such"):
+        images_to_segment(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="found none"):
+        images_to_segment(tmp_path)
+    with pytest.raises(InputError, match="either a folder"):
+        images_to_evaluate()
+    with pytest.raises(InputError, match="either a folder"):
+        images_to_evaluate(tmp_path, tmp_path)
+
+
+def test_a_model_without_preprocessing_is_refused():
+    with pytest.raises(InputError, match="preprocessing"):
+        model_transforms({})
+    with pytest.raises(InputError, match="scale"):
+        model_transforms({"preprocessing": {"target": {}}}, scale=0)

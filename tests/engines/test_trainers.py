@@ -1,0 +1,171 @@
+import pytest
+import torch
+from ignite.engine import Events
+from ignite.handlers import EMAHandler
+from monai.losses import DiceCELoss
+from monai.networks.nets import UNet
+from torch import nn
+
+from monai_vessel_uda.data.patches import PatchDataset, RandSymmetryd
+from monai_vessel_uda.diffusion import NoiseSchedule
+from monai_vessel_uda.diffusion.ddim import seeded_noise
+from monai_vessel_uda.engines.trainers import PrepareNoisePrediction, noise_trainer, segmentation_trainer
+from monai_vessel_uda.errors import InputError
+from monai_vessel_uda.losses import VesselWeightedNoiseLoss
+
+
+class Interrupted(Exception):
+    pass
+
+
+class LinearNoise(nn.Module):
+    """The smallest noise prediction: one number times the input, another times the mask."""
+
+    def __init__(self):
+        super().__init__()
+        self.weights = nn.Parameter(torch.zeros(2))
+
+    def forward(self, x_t, timesteps, mask=None):
+        return self.weights[0] * x_t + self.weights[1] * mask
+
+
+@pytest.fixture
+def patches():
+    generator = torch.Generator().manual_seed(0)
+    images = [
+        {"image": torch.zeros(1, 8, 8), "label": (torch.rand(1, 8, 8, generator=generator) > 0.7).float()}
+        for _ in range(4)
+    ]
+    return PatchDataset(images, RandSymmetryd(["image", "label"]), 0)
+
+
+def train_noise(patches, folder, stop_after=None, **changes):
+    torch.manual_seed(0)
+    network = LinearNoise()
+    ema = EMAHandler(network, momentum=0.1)
+    settings = {"iterations": 60, "iterations_per_epoch": 20, "batch_size": 4, "learning_rate": 0.02, **changes}
+    trainer = noise_trainer(
+        network, patches, ema, schedule=NoiseSchedule(), loss=VesselWeightedNoiseLoss(), output_dir=folder, **settings
+    )
+    if stop_after:
+
+        def stop(engine):
+            raise Interrupted
+
+        trainer.add_event_handler(Events.ITERATION_COMPLETED(once=stop_after), stop)
+    try:
+        trainer.run()
+    except Interrupted:
+        pass
+    return network, ema.ema_model
+
+
+def test_noise_is_learnt(patches, tmp_path):
+    """With black images x_t is the noise times a known factor, so the first weight must grow towards one."""
+    network, ema = train_noise(patches, tmp_path)
+    assert network.weights[0] > 0.5
+    assert 0 < ema.weights[0] < network.weights[0]
+    rows = (tmp_path / "losses.csv").read_text().splitlines()
+    assert rows[0] == "iteration,loss"
+    losses = [float(row.split(",")[1]) for row in rows[1:]]
+    assert len(losses) == 3
+    assert losses[-1] < losses[0] / 2
+
+
+@pytest.mark.parametrize("stop_after", [7, 20, 33])
+def test_interrupted_noise_training_ends_with_the_same_bits(patches, tmp_path, stop_after):
+    whole = train_noise(patches, tmp_path / "whole")
+    train_noise(patches, tmp_path / "cut", stop_after=stop_after)
+    resumed = train_noise(patches, tmp_path / "cut")
+    for a, b in zip(whole, resumed, strict=True):
+        assert torch.equal(a.weights, b.weights)
+    assert (tmp_path / "cut" / "losses.csv").read_text() == (tmp_path / "whole" / "losses.csv").read_text()
+
+
+def test_a_checkpoint_of_other_settings_is_refused(patches, tmp_path):
+    train_noise(patches, tmp_path, stop_after=30)
+    with pytest.raises(InputError, match="other settings"):
+        train_noise(patches, tmp_path, batch_size=2)
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(patches, tmp_path):
+    train_noise(patches, tmp_path)
+    state = torch.load(tmp_path / "checkpoint.pt")
+    state["network"] = {"other": torch.zeros(3)}
+    torch.save(state, tmp_path / "checkpoint.pt")
+    with pytest.raises(InputError, match="another architecture"):
+        train_noise(patches, tmp_path)
+
+
+@pytest.mark.parametrize("changes", [{"iterations": 0}, {"iterations": 50}, {"batch_size": 0}])
+def test_impossible_counts(patches, tmp_path, changes):
+    with pytest.raises(InputError):
+        train_noise(patches, tmp_path, **changes)
+
+
+def test_noise_of_a_patch_does_not_depend_on_its_batch(patches):
+    prepare = PrepareNoisePrediction(NoiseSchedule())
+
+    def batch(indices):
+        chosen = [patches[i] for i in indices]
+        return prepare({key: torch.stack([c[key] for c in chosen]) for key in chosen[0]}, torch.device("cpu"))
+
+    x_t, (noise, mask), (timesteps, condition), _ = batch([0, 1, 2])
+    alone = batch([2])
+    assert torch.equal(x_t[2:], alone[0])
+    assert torch.equal(noise[2:], alone[1][0])
+    assert timesteps[2] == alone[2][0][0]
+    assert condition is mask
+    generator = torch.Generator().manual_seed(int(patches[0]["seed"]))
+    assert timesteps[0] == torch.randint(1000, (1,), generator=generator)
+    assert torch.equal(noise[:1], seeded_noise(noise[:1], [generator]))
+
+
+def test_no_label_means_the_empty_mask(patches):
+    prepare = PrepareNoisePrediction(NoiseSchedule())
+    _, (_, mask), _, _ = prepare({"image": torch.ones(2, 1, 4, 4), "seed": torch.tensor([1, 2])}, torch.device("cpu"))
+    assert not mask.any()
+
+
+def test_segmenter_learns_and_resumes_with_the_same_bits(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    images = []
+    for _ in range(4):
+        mask = (torch.rand(1, 16, 16, generator=generator) > 0.7).float()
+        images.append({"image": 2 * mask - 1 + 0.1 * torch.randn(1, 16, 16, generator=generator), "label": mask})
+    patches = PatchDataset(images, RandSymmetryd(["image", "label"]), 0)
+
+    def train(folder, stop_after=None):
+        torch.manual_seed(0)
+        network = UNet(2, 1, 2, (4, 8), (2,), num_res_units=1)
+        trainer = segmentation_trainer(
+            network,
+            patches,
+            loss=DiceCELoss(softmax=True, to_onehot_y=True, include_background=False),
+            output_dir=folder,
+            iterations=80,
+            iterations_per_epoch=20,
+            batch_size=4,
+            learning_rate=0.02,
+        )
+        if stop_after:
+
+            def stop(engine):
+                raise Interrupted
+
+            trainer.add_event_handler(Events.ITERATION_COMPLETED(once=stop_after), stop)
+        try:
+            trainer.run()
+        except Interrupted:
+            pass
+        return network, trainer.optimizer.param_groups[0]["lr"]
+
+    whole, rate = train(tmp_path / "whole")
+    assert rate == pytest.approx(0, abs=1e-6)
+    train(tmp_path / "cut", stop_after=50)
+    resumed, _ = train(tmp_path / "cut")
+    for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    item = images[0]
+    predicted = whole.eval()(item["image"][None]).argmax(1)
+    assert (predicted == item["label"]).float().mean() > 0.95

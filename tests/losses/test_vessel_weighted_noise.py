@@ -1,0 +1,43 @@
+import torch
+
+from monai_vessel_uda.losses import VesselWeightedNoiseLoss, vessel_weighted_noise_loss
+from monai_vessel_uda.losses.vessel_weighted_noise import dilate
+
+
+def test_formula_on_a_single_vessel_pixel():
+    mask = torch.zeros(1, 1, 9, 9)
+    mask[..., 4, 4] = 1
+    error = torch.zeros(1, 1, 9, 9)
+    error[..., 4, 4] = 2.0  # squared error 4 at the vessel
+    error[..., 0, 0] = 3.0  # squared error 9 far from it
+    loss = vessel_weighted_noise_loss(error, torch.zeros_like(error), mask)
+    assert torch.isclose(loss, torch.tensor(0.5 * 13 / 81 + 4 / (25 + 1)))
+
+
+def test_without_vessel_weight_it_is_equation_three():
+    prediction, noise = torch.randn(2, 1, 4, 4), torch.randn(2, 1, 4, 4)
+    loss = VesselWeightedNoiseLoss(1.0, 0.0)(prediction, (noise, torch.ones(2, 1, 4, 4)))
+    assert torch.isclose(loss, ((prediction - noise) ** 2).mean())
+
+
+def test_empty_mask_leaves_the_overall_term():
+    prediction, noise = torch.randn(2, 1, 4, 4), torch.randn(2, 1, 4, 4)
+    loss = vessel_weighted_noise_loss(prediction, noise, torch.zeros(2, 1, 4, 4))
+    assert torch.isclose(loss, 0.5 * ((prediction - noise) ** 2).mean())
+
+
+def test_gradient_is_larger_near_vessels():
+    prediction = torch.ones(1, 1, 16, 16, requires_grad=True)
+    mask = torch.zeros(1, 1, 16, 16)
+    mask[..., 8, :] = 1
+    vessel_weighted_noise_loss(prediction, torch.zeros(1, 1, 16, 16), mask).backward()
+    assert (prediction.grad[..., 8, :] > 2 * prediction.grad[..., 0, :]).all()
+    assert (prediction.grad[..., 0, :] > 0).all()
+
+
+def test_dilation_in_one_to_three_dimensions():
+    for dims in (1, 2, 3):
+        mask = torch.zeros(1, 1, *[7] * dims)
+        mask[(0, 0, *[3] * dims)] = 1
+        assert dilate(mask, 2).sum() == 5**dims
+        assert torch.equal(dilate(mask, 0), mask)

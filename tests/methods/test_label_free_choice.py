@@ -1,0 +1,61 @@
+import pytest
+import torch
+from monai.transforms import Compose
+from torch import nn
+
+from monai_vessel_uda.data.patches import RandPatchd, RandSymmetryd
+from monai_vessel_uda.errors import InputError
+from monai_vessel_uda.methods.label_free import choose, measure_segmenter
+
+
+class Threshold(nn.Module):
+    """Segmenter that calls everything above a level a vessel, after an optional dilation."""
+
+    def __init__(self, level, dilation=0):
+        super().__init__()
+        self.level = nn.Parameter(torch.tensor(float(level)))
+        self.dilation = dilation
+
+    def forward(self, x):
+        if self.dilation:
+            x = nn.functional.max_pool2d(x, 2 * self.dilation + 1, 1, self.dilation)
+        logit = 20 * (x - self.level)
+        return torch.cat([-logit, logit], dim=1)
+
+
+def stripes(count, seed):
+    """Images with a few bright bars of width 3 over noise, and their masks."""
+    generator = torch.Generator().manual_seed(seed)
+    items = []
+    for _ in range(count):
+        mask = torch.zeros(1, 48, 48)
+        for _ in range(3):
+            place, across = (int(v) for v in torch.randint(2, 44, (2,), generator=generator))
+            mask[:, place : place + 3] = 1
+            mask[:, :, across : across + 3] = 1
+        image = (-0.6 + 1.2 * mask + 0.1 * torch.randn(1, 48, 48, generator=generator)).clamp(-1, 1)
+        items.append({"image": image, "fov": torch.ones_like(image), "mask": mask})
+    return items
+
+
+def test_the_segmenter_with_plausible_masks_is_chosen():
+    target = stripes(6, 0)
+    source_masks = torch.stack([item["mask"][:, :32, :32] for item in stripes(40, 1)])
+    transform = Compose([RandPatchd(["image", "label"], (32, 32)), RandSymmetryd(["image", "label"])])
+    candidates = {"thick": Threshold(0, 2), "empty": Threshold(5), "noisy": Threshold(-0.55), "right": Threshold(0)}
+    measures = {
+        name: measure_segmenter(
+            network, target, lambda x, net: net(x), source_masks=source_masks, patch_transform=transform, seed=0
+        )
+        for name, network in candidates.items()
+    }
+    best, scores = choose(measures)
+    assert best == "right", measures
+    assert min(scores, key=scores.get) != "right"
+    assert measures["empty"]["vessel_fraction"] == 0
+
+
+def test_one_candidate_is_taken_and_none_refused():
+    assert choose({"only": {"boundary_contrast": 0.1}})[0] == "only"
+    with pytest.raises(InputError):
+        choose({})

@@ -1,0 +1,270 @@
+import errno
+import logging
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import monai_vessel_uda
+from monai_vessel_uda import pipeline
+from monai_vessel_uda.cli import app
+from monai_vessel_uda.errors import InputError
+
+SUMMARY = {"dice": {"mean": 0.5312, "low": 0.5, "high": 0.56, "n": 2}, "roc_auc": {"mean": None}}
+
+
+@pytest.fixture(autouse=True)
+def logging_restored():
+    """The command line owns the process it runs in; a test process is shared."""
+    loggers = [logging.getLogger(name) for name in ("monai_vessel_uda", "ignite", "monai.bundle.workflows")]
+    before = [(logger, logger.level, logger.handlers, logger.propagate) for logger in loggers]
+    with warnings.catch_warnings():
+        yield
+    for logger, level, handlers, propagate in before:
+        logger.level, logger.handlers, logger.propagate = level, handlers, propagate
+
+
+@pytest.fixture
+def calls(monkeypatch, tmp_path):
+    """What reached the pipeline: (function, positional, keyword) for each call."""
+    made = []
+    results = {
+        "demo": "| Dice |",
+        "prepare": tmp_path / "manifest.json",
+        "adapt": tmp_path / "vessel_segmentation",
+        "segment": tmp_path / "out",
+        "evaluate": {"per_image": [{}, {}], "summary": SUMMARY, "threshold": 0.5},
+    }
+
+    def recorder(name):
+        def record(*args, **kwargs):
+            made.append((name, args, kwargs))
+            return results[name]
+
+        return record
+
+    for name in results:
+        monkeypatch.setattr(pipeline, name, recorder(name))
+    monkeypatch.setattr(pipeline, "load_preset", lambda name: {"target_scale": {"small": 0.37, "full": 1.0}[name]})
+    return made
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def raising(error):
+    def fail(*args, **kwargs):
+        raise error
+
+    return fail
+
+
+def test_demo_runs_consecutive_seeds_and_prints_the_table(calls):
+    result = run("demo", "there", "--seeds", 2, "--seed", 5)
+    assert result.exit_code == 0
+    assert "| Dice |" in result.stdout
+    ((_, (folder, seeds), _),) = calls
+    assert folder == Path("there") and list(seeds) == [5, 6]
+
+
+def test_prepare_passes_folders_and_the_presets_resolution(calls, tmp_path):
+    folders = ["--source", "a", "--source", "b", "--target", "c", "--evaluation", "d", "--upper-bound", "e"]
+    assert run("prepare", tmp_path, *folders, "--preset", "small", "--seed", 3).exit_code == 0
+    ((name, args, kwargs),) = calls
+    assert name == "prepare"
+    assert args == (tmp_path, [Path("a"), Path("b")], Path("c"), Path("d"), Path("e"))
+    assert kwargs == {
+        "seed": 3,
+        "grey": "auto",
+        "source_polarity": "auto",
+        "target_polarity": "auto",
+        "source_scale": "auto",
+        "target_scale": 0.37,
+        "flatten": True,
+        "match": True,
+    }
+
+
+def test_prepare_options_override_the_preset(calls, tmp_path):
+    options = ["--target-scale", 0.7, "--source-scale", 0.25, "--no-flatten", "--no-match", "--target-polarity", "dark"]
+    assert run("prepare", tmp_path, "--source", "a", "--target", "c", "--grey", "green", *options).exit_code == 0
+    kwargs = calls[0][2]
+    assert (kwargs["target_scale"], kwargs["source_scale"]) == (0.7, 0.25)
+    assert (kwargs["flatten"], kwargs["match"]) == (False, False)
+    assert (kwargs["grey"], kwargs["target_polarity"]) == ("green", "dark")
+
+
+def test_prepare_options_are_those_of_the_estimation():
+    import inspect
+
+    from monai_vessel_uda.transforms.preprocessing import estimate_preprocessing
+
+    known = inspect.signature(estimate_preprocessing).parameters
+    expected = {"grey", "source_polarity", "target_polarity", "source_scale", "target_scale", "flatten", "match"}
+    assert expected <= set(known)
+
+
+def test_adapt_prepares_first_where_nothing_was_prepared(calls, tmp_path):
+    result = run("adapt", tmp_path / "w", "--source", "a", "--target", "c", "--preset", "small", "--seed", 4)
+    assert result.exit_code == 0
+    assert [name for name, _, _ in calls] == ["prepare", "adapt"]
+    assert calls[0][2] == {"seed": 4, "target_scale": 0.37}
+    assert calls[1][1] == (tmp_path / "w", "small", {}, True, None)
+
+
+def test_adapt_does_not_prepare_twice(calls, tmp_path):
+    (tmp_path / "manifest.json").write_text("{}")
+    result = run("adapt", tmp_path, "--source", "a", "--target", "c")
+    assert [name for name, _, _ in calls] == ["adapt"]
+    assert "prepared before" in result.stderr
+
+
+def test_adapt_passes_overrides(calls, tmp_path):
+    (tmp_path / "manifest.json").write_text("{}")
+    settings = ["t0=9", "decoder=ancestral", "segmenter_def#channels=[8, 16]", "amp=true", "pairs_dir=a=b"]
+    options = [part for setting in settings for part in ("--set", setting)]
+    result = run("adapt", tmp_path, "--rounds", 2, "--no-baselines", "--device", "cpu", *options)
+    assert result.exit_code == 0, result.stderr
+    expected = {"t0": 9, "decoder": "ancestral", "segmenter_def#channels": [8, 16], "amp": True, "pairs_dir": "a=b"}
+    assert calls[0][1] == (tmp_path, "full", {**expected, "rounds": 2}, False, "cpu")
+
+
+def test_adapt_passes_zero_rounds_on_to_be_refused(calls, tmp_path):
+    (tmp_path / "manifest.json").write_text("{}")
+    run("adapt", tmp_path, "--rounds", 0)
+    assert calls[0][1][2] == {"rounds": 0}
+
+
+def test_adapt_prints_the_scores(calls, tmp_path):
+    (tmp_path / "manifest.json").write_text("{}")
+    (tmp_path / "scores.md").write_text("| source-only | 3.1 |")
+    assert "| source-only | 3.1 |" in run("adapt", tmp_path).stdout
+
+
+def test_segment_passes_everything(calls):
+    options = ["--probability", "--overlay", "--scale", 2, "--suffix", ".png", "--device", "cpu"]
+    assert run("segment", "in", "out", "--bundle", "b", *options).exit_code == 0
+    expected = {"probability": True, "overlay": True, "scale": 2.0, "suffix": ".png", "device": "cpu"}
+    assert calls == [("segment", (Path("in"), Path("out"), Path("b")), expected)]
+
+
+def test_segment_defaults(calls):
+    run("segment", "in", "out", "--bundle", "b")
+    assert calls[0][2] == {"probability": False, "overlay": False, "scale": None, "suffix": None, "device": None}
+
+
+def test_evaluate_prints_scores_with_intervals(calls):
+    result = run("evaluate", "b", "images", "--output", "o.json")
+    assert calls == [("evaluate", (Path("b"), Path("images"), Path("o.json")), {})]
+    lines = dict(line.split("  ", 1) for line in result.stdout.splitlines() if "  " in line)
+    assert lines["Dice %"].strip() == "53.12 [50.00, 56.00]"
+    assert lines["ROC-AUC %"].strip() == "–"
+    assert "2 images" in result.stdout
+
+
+def test_report_writes_the_page(monkeypatch, tmp_path):
+    from monai_vessel_uda.report import html
+
+    monkeypatch.setattr(html, "write_report", lambda workspace: workspace / "report.html")
+    assert run("report", tmp_path).stdout.strip() == str(tmp_path / "report.html")
+
+
+def test_version():
+    assert run("--version").stdout.strip() == f"vessel-uda {monai_vessel_uda.__version__}"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["prepare", "w", "--source", "missing", "--target", "missing"],
+        ["prepare", "w", "--source", "missing"],
+        ["prepare", "w", "--source", "missing", "--target", "missing", "--preset", "missing"],
+        ["adapt", "w", "--target", "missing"],
+        ["adapt", "w", "--source", "missing", "--target", "missing"],
+        ["adapt", "missing"],
+        ["adapt", "missing", "--set", "no_value"],
+        ["segment", "missing", "w", "--bundle", "missing"],
+        ["evaluate", "missing", "w"],
+        ["report", "missing"],
+    ],
+)
+def test_bad_input_is_one_line_and_code_2_and_leaves_nothing(arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(*arguments)
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert result.stdout == ""
+    assert "missing" in line or "no_value" in line or "--target" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [["adapt"], ["demo", "--seeds", "0"], ["nonsense"], ["segment", "a", "b"]])
+def test_usage_errors_are_code_2(arguments, calls):
+    assert run(*arguments).exit_code == 2
+    assert calls == []
+
+
+def test_input_error_is_found_below_what_wraps_it(monkeypatch):
+    error = RuntimeError("Failed to instantiate component")
+    error.__cause__ = InputError("rounds: expected K of at least 1,\ngot 0")
+    error.__suppress_context__ = True
+    monkeypatch.setattr(pipeline, "demo", raising(error))
+    result = run("demo")
+    assert (result.exit_code, result.stderr) == (2, "error: rounds: expected K of at least 1, got 0\n")
+
+
+def test_full_disk(monkeypatch):
+    monkeypatch.setattr(pipeline, "demo", raising(OSError(errno.ENOSPC, "No space left on device", "w/pairs.pt")))
+    result = run("demo")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: w/pairs.pt: the disk is full") and result.stderr.count("\n") == 1
+
+
+def test_interruption(monkeypatch):
+    monkeypatch.setattr(pipeline, "demo", raising(KeyboardInterrupt()))
+    result = run("demo")
+    assert result.exit_code == 130
+    assert result.stderr == "interrupted; run the same command again to continue\n"
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), OSError(errno.EIO, "broken disk")])
+def test_what_nobody_foresaw_keeps_its_traceback(error, monkeypatch):
+    monkeypatch.setattr(pipeline, "demo", raising(error))
+    assert run("demo").exception is error
+
+
+def test_log_goes_to_stderr_once_and_without_other_libraries(monkeypatch):
+    def talk(*args):
+        logging.getLogger("monai_vessel_uda").info("stage 1")
+        logging.getLogger("ignite.engine").error("terminating")
+        logging.getLogger("monai.bundle.workflows").warning("skipping")
+        return "table"
+
+    monkeypatch.setattr(pipeline, "demo", talk)
+    run("demo")
+    result = run("demo")
+    assert result.stdout == "table\n"
+    assert result.stderr.count("stage 1") == 1
+    assert "terminating" not in result.stderr and "skipping" not in result.stderr
+
+
+def test_help_needs_no_heavy_package():
+    program = """
+import sys
+from monai_vessel_uda.cli import app
+for command in ([], ["demo"], ["prepare"], ["adapt"], ["segment"], ["evaluate"], ["report"]):
+    try:
+        app([*command, "--help"])
+    except SystemExit as stopped:
+        assert not stopped.code, command
+heavy = {"torch", "monai", "ignite", "mlflow", "numpy", "matplotlib", "itk", "skimage"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "adapt" in done.stdout

@@ -1,0 +1,66 @@
+import os
+import resource
+import signal
+
+import pytest
+import torch
+
+from monai_vessel_uda.errors import InputError
+from monai_vessel_uda.files import load_json, load_tensors, replacing, save_json, save_tensors, sha256
+
+
+def test_failure_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "a.json"
+    save_json({"x": 1}, path)
+    with pytest.raises(KeyError), replacing(path) as temporary:
+        temporary.write_text("half")
+        raise KeyError
+    assert load_json(path) == {"x": 1}
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_json_has_no_infinity(tmp_path):
+    save_json({"a": float("inf"), "b": [float("nan"), 2.0]}, tmp_path / "a.json")
+    assert load_json(tmp_path / "a.json") == {"a": None, "b": [None, 2.0]}
+
+
+def test_tensors_round_trip_and_hash(tmp_path):
+    save_tensors({"x": torch.arange(3)}, tmp_path / "a.pt")
+    save_tensors({"x": torch.arange(3)}, tmp_path / "b.pt")
+    assert torch.equal(load_tensors(tmp_path / "a.pt")["x"], torch.arange(3))
+    assert len(sha256(tmp_path / "a.pt")) == 64
+
+
+@pytest.mark.parametrize("content", [b"", b"not tensors", None])
+def test_unreadable_tensors_name_the_file(tmp_path, content):
+    path = tmp_path / "a.pt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match="a.pt"):
+        load_tensors(path)
+
+
+def test_a_pickle_with_code_is_refused(tmp_path):
+    torch.save({"x": os.system}, tmp_path / "a.pt")
+    with pytest.raises(InputError, match="expected a file of tensors"):
+        load_tensors(tmp_path / "a.pt")
+
+
+def test_broken_json_names_the_file(tmp_path):
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(InputError, match="a.json"):
+        load_json(tmp_path / "a.json")
+
+
+def test_full_disk_leaves_nothing(tmp_path):
+    """A file-size limit makes a real write fail, as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+        with pytest.raises(InputError, match="cannot be written"):
+            save_tensors({"x": torch.zeros(100_000)}, tmp_path / "a.pt")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert os.listdir(tmp_path) == []
