@@ -250,8 +250,9 @@ def _prepare(
 ) -> Path:
     """Prepare at the preset's working resolution unless ``preprocessing`` says otherwise."""
     from . import pipeline
+    from .settings import load_preset
 
-    options = {"target_scale": pipeline.load_preset(preset)["target_scale"], **preprocessing}
+    options = {"target_scale": load_preset(preset)["target_scale"], **preprocessing}
     return pipeline.prepare(workspace, source, target, evaluation, upper_bound, seed=seed, **options)
 
 

@@ -11,18 +11,17 @@ A workspace is a folder::
     mlruns.db                   tracking
 """
 
-import difflib
 import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from . import __version__
 from .errors import InputError, surfacing_input_errors
 from .files import load_json, replacing, save_json, sha256
+from .settings import bundle_folder, device_override, resolve_settings, set_id, warn_if_hopeless
 
 logger = logging.getLogger("monai_vessel_uda")
 
@@ -144,26 +143,20 @@ def adapt(
     workspace = Path(workspace)
     manifest = load_manifest(workspace / "manifest.json")
     verify_files(manifest)
-    settings = _settings(preset, {**(overrides or {}), **_device(device), "seed": manifest["seed"]})
+    settings = resolve_settings(preset, {**(overrides or {}), **device_override(device), "seed": manifest["seed"]})
     save_json({"version": 1, "preset": preset, "settings": settings}, workspace / "settings.json")
-    _warn_if_hopeless(preset, device)
+    warn_if_hopeless(preset, device)
     evaluated = bool(manifest["evaluation"])
     for step in stages(baselines, baselines and evaluated and bool(manifest["supervised"])):
         run_step(workspace, step, settings)
     bundle = export(workspace, settings)
     if evaluated:
         score(workspace, settings)
+    write_example(workspace)
     from .report.html import write_report
 
     write_report(workspace)
     return bundle
-
-
-def _warn_if_hopeless(preset: str, device: str | None) -> None:
-    import torch
-
-    if preset == "full" and (device == "cpu" or not torch.cuda.is_available()):
-        logger.warning("preset 'full' takes weeks without a GPU; '--preset small' is made for a CPU")
 
 
 def stages(baselines: bool, upper_bound: bool) -> Iterator[Step]:
@@ -213,11 +206,50 @@ def export(workspace: Path, settings: Mapping[str, Any]) -> Path:
     inference = making / "configs" / "inference.json"
     config = load_json(inference)
     for key, value in settings.items():
-        _set(config, key, value)
+        set_id(config, key, value)
     inference.write_text(_as_config(config))
     shutil.rmtree(destination, ignore_errors=True)
     making.rename(destination)
     return destination
+
+
+def write_example(workspace: Path, rows: int = 3) -> Path:
+    """One picture of the whole idea: source, mask, generated image; real target image, its predicted vessels."""
+    import torch
+
+    from .data.manifest import datalist, load_manifest
+    from .engines.inference import native_probabilities
+    from .files import load_tensors
+    from .report.figures import contact_sheet, overlay
+
+    path = workspace / "stages" / "co_optimization" / "preview_example.png"
+    if path.exists():
+        return path
+    stages = workspace / "stages"
+    exported = load_json(stages / "co_optimization" / "rounds.json")["exported_round"]
+    mined = load_tensors(stages / "latent_mining" / "pairs" / "00000.pt")
+    generated = (
+        mined
+        if exported == 0
+        else load_tensors(stages / "co_optimization" / f"round_{exported:02d}" / "pairs" / "00000.pt")
+    )
+    workflow = _workflow(["inference.json"], (workspace / "vessel_segmentation").resolve(), {})
+    workflow.parser.parse(True)
+    network, transform, inferer = (
+        workflow.parser.get_parsed_content(name) for name in ("network", "preprocessing", "inferer")
+    )
+    items = datalist(load_manifest(workspace / "manifest.json"), "target")[:rows]
+    sheet = []
+    for i, (item, probability) in enumerate(
+        zip(items, native_probabilities(network, items, transform, inferer), strict=True)
+    ):
+        image = transform(dict(item))["image"]
+        size = image.shape[1:]
+        vessels = torch.nn.functional.interpolate(probability[None, None], size=size)[0] >= 0.5
+        row = [mined["source"][i], mined["label"][i].float(), generated["image"][i], image]
+        sheet.append([*(tile.numpy() for tile in row), overlay(image.numpy(), vessels.float().numpy())])
+    titles = ["source", "its mask", "generated", "real target", "prediction"]
+    return contact_sheet(sheet, titles, path, tile=160)
 
 
 def segment(
@@ -253,7 +285,7 @@ def segment(
         "overlay": overlay,
         "scale": scale,
         "output_suffix": suffix,
-        **_device(device),
+        **device_override(device),
     }
     _run_inference(["inference.json"], _bundle(bundle), overrides)
     return Path(output)
@@ -359,68 +391,6 @@ def _demo_table(scores: Mapping[int, Mapping[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def bundles_folder() -> Path:
-    """Where the four bundles lie: inside an installed package, or at the top level of a checkout."""
-    package = Path(str(resources.files("monai_vessel_uda")))
-    installed = package / "_bundles"
-    return installed if installed.is_dir() else package.parent / "bundles"
-
-
-def bundle_folder(name: str) -> Path:
-    """Folder of one bundle."""
-    return bundles_folder() / name
-
-
-def load_preset(name: str) -> dict[str, Any]:
-    """Overrides of a preset.
-
-    Raises:
-        InputError: an unknown name.
-    """
-    folder = Path(str(resources.files("monai_vessel_uda"))) / "presets"
-    known = sorted(path.stem for path in folder.glob("*.json"))
-    if name not in known:
-        raise InputError(f"preset: expected one of {', '.join(known)}, got {name!r}")
-    preset: dict[str, Any] = load_json(folder / f"{name}.json")
-    return preset
-
-
-def _settings(preset: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    settings = {**load_preset(preset)["overrides"], **overrides}
-    known = _known_ids()
-    for key in settings:
-        if key.split("#")[0] not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise InputError(f"override {key!r}: no bundle config has this id{hint}")
-    _check_counts(settings)
-    return settings
-
-
-def _check_counts(settings: Mapping[str, Any]) -> None:
-    """Refuse now what a later stage would refuse after hours."""
-    defaults: dict[str, Any] = {}
-    for bundle, config in (("ddpm_pretrain", "train"), ("latent_mining", "mine"), ("latent_mining", "train")):
-        defaults |= load_json(bundle_folder(bundle) / "configs" / f"{config}.json")
-    values = {**defaults, **load_json(bundle_folder("co_optimization") / "configs" / "train.json"), **settings}
-    if values["rounds"] < 1:
-        raise InputError(f"rounds: expected K of at least 1, got {values['rounds']}")
-    if not 1 <= values["t0"] < values["steps"]:
-        raise InputError(f"t0: expected 1 to steps - 1 = {values['steps'] - 1}, got {values['t0']}")
-    for name in ("iterations", "segmenter_iterations", "round_iterations", "refine_iterations"):
-        total, epoch = values[name], values[f"{name}_per_epoch"]
-        if total < 1 or epoch < 1 or total % epoch:
-            raise InputError(f"{name}: expected a positive multiple of {name}_per_epoch ({epoch}), got {total}")
-
-
-def _known_ids() -> set[str]:
-    ids: set[str] = set()
-    for path in bundles_folder().glob("*/configs/*.json"):
-        if path.name != "metadata.json":
-            ids |= set(load_json(path))
-    return ids
-
-
 def _workflow(configs: Sequence[str], bundle: str | Path, overrides: Mapping[str, Any]) -> Any:
     from monai.bundle import ConfigWorkflow
 
@@ -464,28 +434,6 @@ def _bundle(path: str | Path) -> Path:
                 )
             return folder.resolve()
     raise InputError(f"{path}: expected a vessel_segmentation bundle or a workspace that holds one")
-
-
-def _device(device: str | None) -> dict[str, str]:
-    """Override of the device, checked."""
-    if device is None:
-        return {}
-    import torch
-
-    if device.split(":")[0] not in ("cpu", "cuda"):
-        raise InputError(f"device: expected 'cpu' or 'cuda', got {device!r}")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(f"device: {device!r} was asked for, but there is no GPU here; use --device cpu")
-    return {"device": f"$torch.device('{device}')"}
-
-
-def _set(config: dict[str, Any], key: str, value: Any) -> None:
-    """Set an id such as ``segmenter_def#channels`` in a config, if the config has its first part."""
-    *parents, last = key.split("#")
-    if (parents[0] if parents else last) in config:
-        for parent in parents:
-            config = config[parent]
-        config[last] = value
 
 
 def _as_config(config: Mapping[str, Any]) -> str:

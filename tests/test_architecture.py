@@ -7,6 +7,7 @@ import monai_vessel_uda
 
 ROOT = Path(monai_vessel_uda.__file__).parent
 SHARED = {"errors", "files", "progress", "seeding", "preview", ""}
+"""Small modules that every part may use."""
 MAY_IMPORT = {
     "data": set(),
     "diffusion": set(),
@@ -16,8 +17,9 @@ MAY_IMPORT = {
     "methods": {"data", "transforms", "diffusion", "losses", "metrics"},
     "engines": {"data", "transforms", "diffusion", "losses", "metrics", "methods"},
     "report": set(),
-    "pipeline": {"data", "transforms", "diffusion", "losses", "metrics", "methods", "engines", "report"},
-    "cli": {"pipeline", "report"},
+    "settings": set(),
+    "pipeline": {"data", "transforms", "diffusion", "losses", "metrics", "methods", "engines", "report", "settings"},
+    "cli": {"pipeline", "report", "settings"},
 }
 
 

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 import monai_vessel_uda
-from monai_vessel_uda import pipeline
+from monai_vessel_uda import pipeline, settings
 from monai_vessel_uda.cli import app
 from monai_vessel_uda.errors import InputError
 
@@ -48,7 +48,7 @@ def calls(monkeypatch, tmp_path):
 
     for name in results:
         monkeypatch.setattr(pipeline, name, recorder(name))
-    monkeypatch.setattr(pipeline, "load_preset", lambda name: {"target_scale": {"small": 0.37, "full": 1.0}[name]})
+    monkeypatch.setattr(settings, "load_preset", lambda name: {"target_scale": {"small": 0.37, "full": 1.0}[name]})
     return made
 
 

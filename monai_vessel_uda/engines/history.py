@@ -24,7 +24,7 @@ class LossHistory:
         self._progress: Progress | None = None
 
     def attach(self, engine: Engine) -> None:
-        """Listen to a trainer whose output holds ``loss``; attach before the checkpoint, which saves the epoch's row."""
+        """Listen to a trainer whose output holds ``loss``; attach before the checkpoint, which saves the row."""
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._close_epoch)
 

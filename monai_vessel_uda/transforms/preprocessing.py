@@ -74,7 +74,8 @@ def estimate_preprocessing(
         source_polarity: "auto" (from the masks), "bright" or "dark".
         target_polarity: "auto" (from vesselness), "bright" or "dark".
         target_scale: resize factor of the target; its result is the working resolution of everything.
-        source_scale: "auto" (calibres made equal), one factor, or one per dataset.
+        source_scale: "auto" (source masks as wide as the target's ridges), "vesselness" (source ridges as wide as the
+            target's ridges), one factor, or one of these per dataset.
         flatten: flatten the background of the aligned source.
         match: give the matched and aligned source the target's intensity distribution.
         max_images: number of images looked at per domain, shared evenly among its datasets.
@@ -229,15 +230,20 @@ def _set_source_scales(
 
         given = asked.get(name) if isinstance(asked, Mapping) else asked
         if given == "auto":
+            # a mask marks the whole visible vessel, so its width is what must equal the ridges seen in the target
+            factor = check_calibre("target", target["working_calibre"]) / check_calibre(name, entry["calibre_mask"])
+            reading, entry["scale_by"] = read(factor), "by masks"
+        elif given == "vesselness":
             first = target["working_calibre"] / check_calibre(f"dataset {name}", entry["calibre_vesselness"])
             factor, reading = matching_scale(read, target["working_calibre"], first)
-            entry["scale_by"] = "by calibre"
+            entry["scale_by"] = "by vesselness"
         elif isinstance(given, (int, float)) and given > 0:
             factor, reading = float(given), read(float(given))
             entry["scale_by"] = "given"
         else:
             raise InputError(
-                f"source_scale of {name}: expected 'auto' or a positive factor for every dataset, received {given!r}"
+                f"source_scale of {name}: expected 'auto', 'vesselness' or a positive factor for every dataset, "
+                f"received {given!r}"
             )
         entry["scale"], entry["working_calibre_vesselness"] = factor, reading
         entry["working_calibre_mask"] = entry["calibre_mask"] * factor

@@ -10,7 +10,7 @@ from pydoc import locate
 import pytest
 
 from monai_vessel_uda.files import load_json
-from monai_vessel_uda.pipeline import bundles_folder
+from monai_vessel_uda.settings import bundles_folder
 
 from ..conftest import TINY
 

@@ -55,9 +55,16 @@ def test_record_tells_photographs_from_angiograms(record):
     assert quantile.size == 257 and (np.diff(quantile) >= 0).all() and quantile[0] == -1 and quantile[-1] == 1
 
 
-def test_calibres_match_after_scaling(record):
+def test_source_masks_are_as_wide_as_the_ridges_of_the_target(record):
     entry = record["source"]["datasets"]["photographs"]
-    assert entry["scale_by"] == "by calibre"
+    assert entry["scale_by"] == "by masks"
+    assert entry["working_calibre_mask"] == pytest.approx(record["target"]["working_calibre"])
+
+
+def test_ridges_can_be_matched_instead(phantoms):
+    record = estimate_preprocessing(phantoms["source"], phantoms["target"], source_scale="vesselness")
+    entry = record["source"]["datasets"]["photographs"]
+    assert entry["scale_by"] == "by vesselness"
     assert entry["working_calibre_vesselness"] == pytest.approx(record["target"]["working_calibre"], rel=0.1)
 
 
@@ -69,7 +76,7 @@ def test_source_items_obey_the_contract(record, phantoms, variant):
     for key in ("image", "label", "fov"):
         assert type(out[key]) is torch.Tensor and out[key].dtype == torch.float32
         assert out[key].shape == (1, side, side)
-    assert set(out) == {"image", "label", "fov", "id", "domain", "dataset"}
+    assert set(out) == {"image", "label", "fov", "id", "domain", "dataset", "file"}
     assert out["image"].abs().max() <= 1 and set(out["label"].unique().tolist()) == {0, 1}
     inside = out["fov"] > 0.5
     vessel = out["image"][(out["label"] > 0.5) & inside].mean() - out["image"][(out["label"] < 0.5) & inside].mean()
@@ -131,7 +138,7 @@ def test_choices_can_be_given(phantoms):
 
 def test_dark_targets_are_made_bright(phantoms):
     photographs = [{k: v for k, v in item.items() if k != "label"} for item in phantoms["source"]]
-    record = estimate_preprocessing(phantoms["source"], photographs, max_images=2)
+    record = estimate_preprocessing(phantoms["source"], photographs, max_images=2, source_scale="vesselness")
     assert record["target"]["polarity"] == "dark" and record["target"]["field_of_view"]
     entry = record["source"]["datasets"]["photographs"]
     assert entry["scale"] == pytest.approx(1, rel=0.15) and entry["nominal_scale"] == pytest.approx(1, rel=0.05)
@@ -178,7 +185,7 @@ def test_real_photographs_and_angiograms():
         {"image": str(p), "id": p.stem, "dataset": "ROSSA"}
         for p in sorted((DATA / "ROSSA" / "train_manual" / "image").glob("*.png"))[:3]
     ]
-    record = estimate_preprocessing(source, target)
+    record = estimate_preprocessing(source, target, source_scale="vesselness")
     assert record["source"]["polarity"] == "dark" and record["source"]["grey"] == "green"
     assert record["target"]["polarity"] == "bright" and not record["target"]["field_of_view"]
     assert 2.5 < record["target"]["working_calibre"] < 4.5

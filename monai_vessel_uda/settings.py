@@ -1,0 +1,110 @@
+"""Settings of an adaptation: presets, overrides of the bundle configs, and where the bundles are."""
+
+import difflib
+import logging
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from .errors import InputError
+from .files import load_json
+
+logger = logging.getLogger("monai_vessel_uda")
+
+
+def bundles_folder() -> Path:
+    """Where the four bundles lie: inside an installed package, or at the top level of a checkout."""
+    package = Path(str(resources.files("monai_vessel_uda")))
+    installed = package / "_bundles"
+    return installed if installed.is_dir() else package.parent / "bundles"
+
+
+def bundle_folder(name: str) -> Path:
+    """Folder of one bundle."""
+    return bundles_folder() / name
+
+
+def load_preset(name: str) -> dict[str, Any]:
+    """Overrides of a preset.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    folder = Path(str(resources.files("monai_vessel_uda"))) / "presets"
+    known = sorted(path.stem for path in folder.glob("*.json"))
+    if name not in known:
+        raise InputError(f"preset: expected one of {', '.join(known)}, got {name!r}")
+    preset: dict[str, Any] = load_json(folder / f"{name}.json")
+    return preset
+
+
+def resolve_settings(preset: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Preset and overrides together, refused where no bundle knows an id or a later stage would fail.
+
+    Raises:
+        InputError: unknown preset or id, or counts that cannot be.
+    """
+    settings = {**load_preset(preset)["overrides"], **overrides}
+    known = _known_ids()
+    for key in settings:
+        if key.split("#")[0] not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise InputError(f"override {key!r}: no bundle config has this id{hint}")
+    _check_counts(settings)
+    return settings
+
+
+def _check_counts(settings: Mapping[str, Any]) -> None:
+    """Refuse now what a later stage would refuse after hours."""
+    defaults: dict[str, Any] = {}
+    for bundle, config in (("ddpm_pretrain", "train"), ("latent_mining", "mine"), ("latent_mining", "train")):
+        defaults |= load_json(bundle_folder(bundle) / "configs" / f"{config}.json")
+    values = {**defaults, **load_json(bundle_folder("co_optimization") / "configs" / "train.json"), **settings}
+    if values["rounds"] < 1:
+        raise InputError(f"rounds: expected K of at least 1, got {values['rounds']}")
+    if not 1 <= values["t0"] < values["steps"]:
+        raise InputError(f"t0: expected 1 to steps - 1 = {values['steps'] - 1}, got {values['t0']}")
+    for name in ("iterations", "segmenter_iterations", "round_iterations", "refine_iterations"):
+        total, epoch = values[name], values[f"{name}_per_epoch"]
+        if total < 1 or epoch < 1 or total % epoch:
+            raise InputError(f"{name}: expected a positive multiple of {name}_per_epoch ({epoch}), got {total}")
+
+
+def _known_ids() -> set[str]:
+    ids: set[str] = set()
+    for path in bundles_folder().glob("*/configs/*.json"):
+        if path.name != "metadata.json":
+            ids |= set(load_json(path))
+    return ids
+
+
+def device_override(device: str | None) -> dict[str, str]:
+    """Override of the device, checked."""
+    if device is None:
+        return {}
+    import torch
+
+    if device.split(":")[0] not in ("cpu", "cuda"):
+        raise InputError(f"device: expected 'cpu' or 'cuda', got {device!r}")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"device: {device!r} was asked for, but there is no GPU here; use --device cpu")
+    return {"device": f"$torch.device('{device}')"}
+
+
+def set_id(config: dict[str, Any], key: str, value: Any) -> None:
+    """Set an id such as ``segmenter_def#channels`` in a config, if the config has its first part."""
+    *parents, last = key.split("#")
+    if (parents[0] if parents else last) in config:
+        for parent in parents:
+            config = config[parent]
+        config[last] = value
+
+
+def warn_if_hopeless(preset: str, device: str | None) -> None:
+    """Say before it starts that the full scale is not for a CPU."""
+    import torch
+
+    if preset == "full" and (device == "cpu" or not torch.cuda.is_available()):
+        logger.warning("preset 'full' takes weeks without a GPU; '--preset small' is made for a CPU")
