@@ -417,12 +417,15 @@ def _run_inference(configs: Sequence[str], bundle: Path, overrides: Mapping[str,
 
 
 def _segmenters(workspace: Path, rounds: int) -> Iterator[tuple[str, Path]]:
+    """Name and weights of every segmenter that was trained, in the order of the table."""
     folder = workspace / "stages"
-    for name in (*BASELINES, "mined"):
-        yield SHOWN_AS[name], folder / "segmenters" / name / "weights.pt"
+    places = {SHOWN_AS[name]: folder / "segmenters" / name for name in (*BASELINES, "mined")}
     for k in range(1, rounds + 1):
-        yield f"round {k}", folder / "co_optimization" / f"round_{k:02d}" / "segmenter" / "weights.pt"
-    yield SHOWN_AS["supervised"], folder / "segmenters" / "supervised" / "weights.pt"
+        places[f"round {k}"] = folder / "co_optimization" / f"round_{k:02d}" / "segmenter"
+    places[SHOWN_AS["supervised"]] = folder / "segmenters" / "supervised"
+    for name, place in places.items():
+        if (place / "weights.pt").exists():
+            yield name, place / "weights.pt"
 
 
 def _bundle(path: str | Path) -> Path:

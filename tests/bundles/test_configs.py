@@ -1,6 +1,5 @@
 """The configs themselves: they parse, wire real things with full names, and run as MONAI runs them."""
 
-import json
 import re
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from pydoc import locate
 import pytest
 
 from monai_vessel_uda.files import load_json
-from monai_vessel_uda.settings import bundles_folder
+from monai_vessel_uda.settings import bundles_folder, resolve_settings
 
 from ..conftest import TINY
 
@@ -53,17 +52,15 @@ def test_monai_runs_the_first_two_stages_and_the_inference(workspace, adapted, p
 
     def run(config, **overrides):
         path = bundles_folder() / config
-        arguments = [
-            f"--{key}={json.dumps(value) if not isinstance(value, str) else value}" for key, value in overrides.items()
-        ]
+        arguments = [f"--{key}={value}" for key, value in overrides.items()]
         known = set(load_json(path))
         arguments = [a for a in arguments if a[2:].split("=")[0].split("#")[0] in known]
         command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(path), *arguments]
         result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
         assert result.returncode == 0, result.stdout[-1500:] + result.stderr[-1500:]
 
-    device = "$torch.device('cpu')"
-    run("ddpm_pretrain/configs/train.json", workspace=str(workspace), domain="source", device=device, **TINY)
+    device, settings = "$torch.device('cpu')", resolve_settings("demo", TINY)
+    run("ddpm_pretrain/configs/train.json", workspace=str(workspace), domain="source", device=device, **settings)
     name = Path("stages") / "ddpm_source" / "weights.pt"
     assert (workspace / name).read_bytes() == (adapted / name).read_bytes()
     bundle = adapted / "vessel_segmentation"
