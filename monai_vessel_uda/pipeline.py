@@ -329,7 +329,7 @@ def score(workspace: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
             manifest = workspace / "manifest.json"
             result = evaluate(bundle, None, output, manifest=manifest, overrides=overrides)
             save_json({**result, "weights_sha256": sha256(weights)}, output)
-        is_exported = name == f"round {exported}"
+        is_exported = name == (f"round {exported}" if exported else SHOWN_AS[rounds["started_from"]])
         rows.append({"name": name, "scores": load_json(output)["summary"], "exported": is_exported, "note": ""})
     conditions = {
         "seed": settings["seed"],
