@@ -12,6 +12,7 @@ where it stopped and ends with the same bits.
 """
 
 import copy
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +36,8 @@ from ..seeding import stable_seed
 from .label_free import choose, measure_segmenter
 from .latent_mining import IntensityRange, LatentMining, pseudo_masks, regenerate_pairs, with_masks
 from .prediction import Inferer, vessel_probabilities
+
+logger = logging.getLogger("monai_vessel_uda")
 
 
 @dataclass
@@ -177,6 +180,8 @@ class CoOptimization:
         for before, after in zip(records, records[1:], strict=False):
             _, pair = choose({"before": _numbers(before["measures"]), "after": _numbers(after["measures"])})
             after["worse_than_before"] = pair["after"] < pair["before"]
+            if after["worse_than_before"]:
+                logger.warning("round %d made the label-free measures worse", after["round"])
         self.load_weights(self.segmenter, self._folder(int(best)) / "segmenter" / "weights.pt")
         description = {**self.description, "round": int(best), "chosen_by": "label-free measures", "scores": scores}
         self.save_weights(self.segmenter, Path(self.output_dir) / "weights.pt", description)
