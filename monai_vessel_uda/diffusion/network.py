@@ -30,7 +30,8 @@ class MaskConditionedUNet(nn.Module):
         InputError: image sides not divisible by the network's total downsampling.
 
     Example:
-        >>> network = MaskConditionedUNet(channels=(8, 16), attention_levels=(False, False), norm_num_groups=4)
+        >>> small = {"channels": (8, 16), "attention_levels": (False, False), "num_head_channels": 8}
+        >>> network = MaskConditionedUNet(**small, norm_num_groups=4)
         >>> x_t, t, mask = torch.randn(2, 1, 16, 16), torch.tensor([3, 999]), torch.zeros(2, 1, 16, 16)
         >>> network(x_t, t, mask).shape
         torch.Size([2, 1, 16, 16])
