@@ -39,14 +39,8 @@ def patches():
     return PatchDataset(images, RandSymmetryd(["image", "label"]), 0)
 
 
-def train_noise(patches, folder, stop_after=None, **changes):
-    torch.manual_seed(0)
-    network = LinearNoise()
-    ema = EMAHandler(network, momentum=0.1)
-    settings = {"iterations": 60, "iterations_per_epoch": 20, "batch_size": 4, "learning_rate": 0.02, **changes}
-    trainer = noise_trainer(
-        network, patches, ema, schedule=NoiseSchedule(), loss=VesselWeightedNoiseLoss(), output_dir=folder, **settings
-    )
+def run_until(trainer, stop_after):
+    """Run to the end, or until an interruption after so many iterations."""
     if stop_after:
 
         def stop(engine):
@@ -57,6 +51,17 @@ def train_noise(patches, folder, stop_after=None, **changes):
         trainer.run()
     except Interrupted:
         pass
+
+
+def train_noise(patches, folder, stop_after=None, **changes):
+    torch.manual_seed(0)
+    network = LinearNoise()
+    ema = EMAHandler(network, momentum=0.1)
+    settings = {"iterations": 60, "iterations_per_epoch": 20, "batch_size": 4, "learning_rate": 0.02, **changes}
+    trainer = noise_trainer(
+        network, patches, ema, schedule=NoiseSchedule(), loss=VesselWeightedNoiseLoss(), output_dir=folder, **settings
+    )
+    run_until(trainer, stop_after)
     return network, ema.ema_model
 
 
@@ -148,16 +153,7 @@ def test_segmenter_learns_and_resumes_with_the_same_bits(tmp_path):
             batch_size=4,
             learning_rate=0.02,
         )
-        if stop_after:
-
-            def stop(engine):
-                raise Interrupted
-
-            trainer.add_event_handler(Events.ITERATION_COMPLETED(once=stop_after), stop)
-        try:
-            trainer.run()
-        except Interrupted:
-            pass
+        run_until(trainer, stop_after)
         return network, trainer.optimizer.param_groups[0]["lr"]
 
     whole, rate = train(tmp_path / "whole")
