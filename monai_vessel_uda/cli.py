@@ -101,9 +101,9 @@ def demo(
     seed: SeedOption = 0,
 ) -> None:
     """Run the whole job on drawn phantoms, once for each seed, and print the scores."""
-    from . import pipeline
+    from .demo import run_demo
 
-    typer.echo(pipeline.demo(folder, range(seed, seed + seeds)))
+    typer.echo(run_demo(folder, range(seed, seed + seeds)))
 
 
 @app.command()

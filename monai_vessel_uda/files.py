@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,27 +20,28 @@ from .errors import InputError
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; on success it becomes ``path``, on failure it vanishes.
+    """Yield a path of the same name in a temporary folder beside ``path``; on success what was written there moves in.
+
+    A format that spreads over several files (``.mhd`` and its pixels) may write them all under that name.
 
     Raises:
-        InputError: the disk is full or the folder cannot be written.
+        InputError: the disk is full or the folder cannot be written; then everything is as it was.
     """
     path = Path(path)
+    folder: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix="".join(path.suffixes[-2:]))
-        os.close(handle)
-        os.chmod(name, 0o666 & ~_umask())
+        folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=path.parent))
+        yield folder / path.name
+        # The named file last: a header must not appear before its pixels.
+        for written in sorted(folder.iterdir(), key=lambda file: file.name == path.name):
+            os.replace(written, path.parent / written.name)
     except OSError as error:
-        raise _unwritable(path, error) from error
-    temporary = Path(name)
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        raise _unwritable(path, error) from error
+        reason = "the disk is full" if error.errno == errno.ENOSPC else " ".join(str(error).split())
+        raise InputError(f"{path}: cannot be written ({reason}); free some space or choose another folder.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def save_tensors(content: Any, path: str | Path) -> None:
@@ -67,28 +69,40 @@ def load_tensors(path: str | Path, **kwargs: Any) -> Any:
 
 def save_json(content: Any, path: str | Path) -> None:
     """Indented JSON with sorted keys, atomic; numbers that are not finite become null, since JSON has none."""
-    text = json.dumps(_finite(content), indent=2, sort_keys=True, allow_nan=False) + "\n"
-    _write(path, lambda temporary: temporary.write_text(text))
+    text = json.dumps(_finite(content), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    _write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def load_json(path: str | Path) -> Any:
     """JSON content.
 
     Raises:
-        InputError: missing or not JSON.
+        InputError: missing, unreadable or not JSON.
     """
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:
         raise InputError(f"{path}: expected JSON ({error})") from error
 
 
 def sha256(path: str | Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
+    """SHA-256 of a file, hexadecimal.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error}); check the path.") from error
+    return digest.hexdigest()
 
 
 def _finite(value: Any) -> Any:
@@ -99,24 +113,6 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _sha256(file: Any) -> str:  # Python 3.10
-    digest = hashlib.sha256()
-    for block in iter(lambda: file.read(1 << 20), b""):
-        digest.update(block)
-    return digest.hexdigest()
-
-
 def _write(path: str | Path, write: Callable[[Path], Any]) -> None:
     with replacing(path) as temporary:
         write(temporary)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _unwritable(path: Path, error: OSError) -> InputError:
-    reason = "the disk is full" if error.errno == errno.ENOSPC else str(error)
-    return InputError(f"{path}: cannot be written: {reason}")

@@ -16,12 +16,15 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .errors import InputError, surfacing_input_errors
 from .files import load_json, replacing, save_json, sha256
 from .settings import bundle_folder, device_override, resolve_settings, set_id, warn_if_hopeless
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 logger = logging.getLogger("monai_vessel_uda")
 
@@ -127,7 +130,7 @@ def adapt(
 
     Args:
         workspace: folder with a manifest.
-        preset: ``full``, ``small`` or ``demo``: see ``monai_vessel_uda/presets``.
+        preset: ``full``, ``small`` or ``demo``: see ``bundles/presets``.
         overrides: ids of the bundle configs and their values, for all stages that have them.
         baselines: also train the baselines, and the upper bound if the manifest has masks for it.
         device: ``cpu`` or ``cuda``; a GPU where there is one by default.
@@ -139,6 +142,8 @@ def adapt(
         InputError: no manifest, changed files, an unknown override, a device that is not there.
     """
     from .data.manifest import load_manifest, verify_files
+    from .report.example import write_example
+    from .report.html import write_report
 
     workspace = Path(workspace)
     manifest = load_manifest(workspace / "manifest.json")
@@ -152,9 +157,7 @@ def adapt(
     bundle = export(workspace, settings)
     if evaluated:
         score(workspace, settings)
-    write_example(workspace)
-    from .report.html import write_report
-
+    write_example(workspace, _predictions(workspace, 3))
     write_report(workspace)
     return bundle
 
@@ -211,45 +214,6 @@ def export(workspace: Path, settings: Mapping[str, Any]) -> Path:
     shutil.rmtree(destination, ignore_errors=True)
     making.rename(destination)
     return destination
-
-
-def write_example(workspace: Path, rows: int = 3) -> Path:
-    """One picture of the whole idea: source, mask, generated image; real target image, its predicted vessels."""
-    import torch
-
-    from .data.manifest import datalist, load_manifest
-    from .engines.inference import native_probabilities
-    from .files import load_tensors
-    from .report.figures import contact_sheet, overlay
-
-    path = workspace / "stages" / "co_optimization" / "preview_example.png"
-    if path.exists():
-        return path
-    stages = workspace / "stages"
-    exported = load_json(stages / "co_optimization" / "rounds.json")["exported_round"]
-    mined = load_tensors(stages / "latent_mining" / "pairs" / "00000.pt")
-    generated = (
-        mined
-        if exported == 0
-        else load_tensors(stages / "co_optimization" / f"round_{exported:02d}" / "pairs" / "00000.pt")
-    )
-    workflow = _workflow(["inference.json"], (workspace / "vessel_segmentation").resolve(), {})
-    workflow.parser.parse(True)
-    network, transform, inferer = (
-        workflow.parser.get_parsed_content(name) for name in ("network", "preprocessing", "inferer")
-    )
-    items = datalist(load_manifest(workspace / "manifest.json"), "target")[:rows]
-    sheet = []
-    for i, (item, probability) in enumerate(
-        zip(items, native_probabilities(network, items, transform, inferer), strict=True)
-    ):
-        image = transform(dict(item))["image"]
-        size = image.shape[1:]
-        vessels = torch.nn.functional.interpolate(probability[None, None], size=size)[0] >= 0.5
-        row = [mined["source"][i], mined["label"][i].float(), generated["image"][i], image]
-        sheet.append([*(tile.numpy() for tile in row), overlay(image.numpy(), vessels.float().numpy())])
-    titles = ["source", "its mask", "generated", "real target", "prediction"]
-    return contact_sheet(sheet, titles, path, tile=160)
 
 
 def segment(
@@ -346,51 +310,6 @@ def score(workspace: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def demo(folder: str | Path, seeds: Sequence[int] = (0, 1, 2)) -> str:
-    """The main job on phantoms: make them, adapt, evaluate, once for each seed.
-
-    Args:
-        folder: where everything goes, ``seed_0`` and so on; finished seeds are not run again.
-        seeds: of the phantoms and of everything else.
-
-    Returns:
-        Markdown table of Dice, also written to ``demo.md``.
-    """
-    from .data.phantoms import write_phantoms
-
-    folder = Path(folder)
-    scores: dict[int, dict[str, Any]] = {}
-    for seed in seeds:
-        logger.info("demo: seed %d", seed)
-        workspace, data = folder / f"seed_{seed}", folder / f"seed_{seed}" / "phantoms"
-        if not (workspace / "manifest.json").exists():
-            sets = write_phantoms(data, seed=seed)
-            prepare(workspace, [sets["source"]], sets["target"], sets["evaluation"], sets["supervised"], seed=seed)
-        adapt(workspace, preset="demo")
-        scores[seed] = load_json(workspace / "scores.json")
-    table = _demo_table(scores)
-    with replacing(folder / "demo.md") as temporary:
-        temporary.write_text(table)
-    return table
-
-
-def _demo_table(scores: Mapping[int, Mapping[str, Any]]) -> str:
-    """Dice in percent, one row for each segmenter and one column for each seed; the exported one as the last row."""
-    seeds = list(scores)
-    names = [row["name"] for row in scores[seeds[0]]["rows"]]
-    columns = {seed: {row["name"]: row["scores"]["dice"]["mean"] for row in scores[seed]["rows"]} for seed in seeds}
-    final = {
-        seed: next(row["scores"]["dice"]["mean"] for row in scores[seed]["rows"] if row["exported"]) for seed in seeds
-    }
-    lines = ["| Dice, % | " + " | ".join(f"seed {seed}" for seed in seeds) + " |", "|---|" + "---|" * len(seeds)]
-    for name, values in [
-        *((name, [columns[seed].get(name) for seed in seeds]) for name in names),
-        ("**final (exported)**", [final[seed] for seed in seeds]),
-    ]:
-        lines.append(f"| {name} | " + " | ".join("–" if v is None else f"{100 * v:.1f}" for v in values) + " |")
-    return "\n".join(lines) + "\n"
-
-
 def _workflow(configs: Sequence[str], bundle: str | Path, overrides: Mapping[str, Any]) -> Any:
     from monai.bundle import ConfigWorkflow
 
@@ -414,6 +333,21 @@ def _run_inference(configs: Sequence[str], bundle: Path, overrides: Mapping[str,
         results: list[Any] = workflow.run()
         workflow.finalize()
     return results
+
+
+def _predictions(workspace: Path, count: int) -> "Iterator[tuple[Tensor, Tensor]]":
+    """The first target images, at the working resolution, and what the exported bundle sees in them."""
+    from .data.manifest import datalist, load_manifest
+    from .engines.inference import native_probabilities
+
+    workflow = _workflow(["inference.json"], _bundle(workspace), {})
+    workflow.parser.parse(True)
+    network, transform, inferer = (
+        workflow.parser.get_parsed_content(name) for name in ("network", "preprocessing", "inferer")
+    )
+    items = datalist(load_manifest(workspace / "manifest.json"), "target")[:count]
+    for item, probability in zip(items, native_probabilities(network, items, transform, inferer), strict=True):
+        yield transform(dict(item))["image"], probability
 
 
 def _segmenters(workspace: Path, rounds: int) -> Iterator[tuple[str, Path]]:

@@ -12,9 +12,12 @@ from .files import load_json
 
 logger = logging.getLogger("monai_vessel_uda")
 
+ABOUT_A_PRESET = ("about", "target_scale")
+"""Keys of a preset that no bundle has: a sentence, and ``target_scale`` for preparing."""
+
 
 def bundles_folder() -> Path:
-    """Where the four bundles lie: inside an installed package, or at the top level of a checkout."""
+    """Where the four bundles and the presets lie: inside an installed package, or at the top level of a checkout."""
     package = Path(str(resources.files("monai_vessel_uda")))
     installed = package / "_bundles"
     return installed if installed.is_dir() else package.parent / "bundles"
@@ -26,17 +29,36 @@ def bundle_folder(name: str) -> Path:
 
 
 def load_preset(name: str) -> dict[str, Any]:
-    """Overrides of a preset.
+    """A preset: a config that MONAI lays over a bundle's own, and the keys of ``ABOUT_A_PRESET``.
 
     Raises:
         InputError: an unknown name.
     """
-    folder = Path(str(resources.files("monai_vessel_uda"))) / "presets"
+    folder = bundles_folder() / "presets"
     known = sorted(path.stem for path in folder.glob("*.json"))
     if name not in known:
         raise InputError(f"preset: expected one of {', '.join(known)}, got {name!r}")
     preset: dict[str, Any] = load_json(folder / f"{name}.json")
     return preset
+
+
+def preset_overrides(name: str) -> dict[str, Any]:
+    """Ids and values of a preset.
+
+    Presets change parts of a definition as ``"+generator_def": {"channels": …}``: MONAI merges that, while an id like
+    ``generator_def#channels`` fails in a bundle without such a definition.
+
+    Example:
+        >>> preset_overrides("demo")["generator_def#channels"]
+        [32, 64, 64]
+    """
+    overrides: dict[str, Any] = {}
+    for key, value in load_preset(name).items():
+        if key.startswith("+"):
+            overrides |= {f"{key[1:]}#{part}": part_value for part, part_value in value.items()}
+        elif key not in ABOUT_A_PRESET:
+            overrides[key] = value
+    return overrides
 
 
 def resolve_settings(preset: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,7 +67,7 @@ def resolve_settings(preset: str, overrides: Mapping[str, Any]) -> dict[str, Any
     Raises:
         InputError: unknown preset or id, or counts that cannot be.
     """
-    settings = {**load_preset(preset)["overrides"], **overrides}
+    settings = {**preset_overrides(preset), **overrides}
     known = _known_ids()
     for key in settings:
         if key.split("#")[0] not in known:

@@ -1,4 +1,4 @@
-"""Imports go one way: primitives, methods, engines, pipeline, command line."""
+"""Imports go one way: primitives, methods, engines, pipeline, demo, command line."""
 
 import ast
 from pathlib import Path
@@ -19,7 +19,8 @@ MAY_IMPORT = {
     "report": set(),
     "settings": set(),
     "pipeline": {"data", "transforms", "diffusion", "losses", "metrics", "methods", "engines", "report", "settings"},
-    "cli": {"pipeline", "report", "settings"},
+    "demo": {"data", "pipeline"},
+    "cli": {"demo", "pipeline", "report", "settings"},
 }
 
 

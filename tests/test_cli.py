@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 import monai_vessel_uda
-from monai_vessel_uda import pipeline, settings
+from monai_vessel_uda import demo, pipeline, settings
 from monai_vessel_uda.cli import app
 from monai_vessel_uda.errors import InputError
 
@@ -32,7 +32,7 @@ def calls(monkeypatch, tmp_path):
     """What reached the pipeline: (function, positional, keyword) for each call."""
     made = []
     results = {
-        "demo": "| Dice |",
+        "run_demo": "| Dice |",
         "prepare": tmp_path / "manifest.json",
         "adapt": tmp_path / "vessel_segmentation",
         "segment": tmp_path / "out",
@@ -47,7 +47,7 @@ def calls(monkeypatch, tmp_path):
         return record
 
     for name in results:
-        monkeypatch.setattr(pipeline, name, recorder(name))
+        monkeypatch.setattr(demo if name == "run_demo" else pipeline, name, recorder(name))
     monkeypatch.setattr(settings, "load_preset", lambda name: {"target_scale": {"small": 0.37, "full": 1.0}[name]})
     return made
 
@@ -213,20 +213,20 @@ def test_input_error_is_found_below_what_wraps_it(monkeypatch):
     error = RuntimeError("Failed to instantiate component")
     error.__cause__ = InputError("rounds: expected K of at least 1,\ngot 0")
     error.__suppress_context__ = True
-    monkeypatch.setattr(pipeline, "demo", raising(error))
+    monkeypatch.setattr(demo, "run_demo", raising(error))
     result = run("demo")
     assert (result.exit_code, result.stderr) == (2, "error: rounds: expected K of at least 1, got 0\n")
 
 
 def test_full_disk(monkeypatch):
-    monkeypatch.setattr(pipeline, "demo", raising(OSError(errno.ENOSPC, "No space left on device", "w/pairs.pt")))
+    monkeypatch.setattr(demo, "run_demo", raising(OSError(errno.ENOSPC, "No space left on device", "w/pairs.pt")))
     result = run("demo")
     assert result.exit_code == 2
     assert result.stderr.startswith("error: w/pairs.pt: the disk is full") and result.stderr.count("\n") == 1
 
 
 def test_interruption(monkeypatch):
-    monkeypatch.setattr(pipeline, "demo", raising(KeyboardInterrupt()))
+    monkeypatch.setattr(demo, "run_demo", raising(KeyboardInterrupt()))
     result = run("demo")
     assert result.exit_code == 130
     assert result.stderr == "interrupted; run the same command again to continue\n"
@@ -234,7 +234,7 @@ def test_interruption(monkeypatch):
 
 @pytest.mark.parametrize("error", [RuntimeError("a bug"), OSError(errno.EIO, "broken disk")])
 def test_what_nobody_foresaw_keeps_its_traceback(error, monkeypatch):
-    monkeypatch.setattr(pipeline, "demo", raising(error))
+    monkeypatch.setattr(demo, "run_demo", raising(error))
     assert run("demo").exception is error
 
 
@@ -245,7 +245,7 @@ def test_log_goes_to_stderr_once_and_without_other_libraries(monkeypatch):
         logging.getLogger("monai.bundle.workflows").warning("skipping")
         return "table"
 
-    monkeypatch.setattr(pipeline, "demo", talk)
+    monkeypatch.setattr(demo, "run_demo", talk)
     run("demo")
     result = run("demo")
     assert result.stdout == "table\n"

@@ -1,3 +1,4 @@
+import hashlib
 import os
 import resource
 import signal
@@ -19,6 +20,32 @@ def test_failure_leaves_the_old_file_and_nothing_else(tmp_path):
     assert os.listdir(tmp_path) == ["a.json"]
 
 
+def test_files_that_belong_together_move_together(tmp_path, monkeypatch):
+    """Written under their own names, since one names the other; the one that was asked for comes last."""
+    moved, replace = [], os.replace
+    monkeypatch.setattr(os, "replace", lambda old, new: (moved.append(new.name), replace(old, new)))
+    with replacing(tmp_path / "eye.mhd") as header:
+        header.write_text("eye.zraw")
+        (header.parent / "eye.zraw").write_bytes(b"pixels")
+        (header.parent / "a.zraw").write_bytes(b"pixels")
+        assert header.name == "eye.mhd"
+    assert moved[-1] == "eye.mhd"
+    assert sorted(os.listdir(tmp_path)) == sorted(moved)
+
+
+def test_a_killed_write_is_never_taken_for_a_file(tmp_path):
+    """What a power cut leaves in the folder matches none of the patterns by which results are found."""
+    with replacing(tmp_path / "00000.pt") as temporary:
+        temporary.write_bytes(b"half")
+        assert not list(tmp_path.glob("*.pt"))
+
+
+def test_json_is_readable_in_any_language(tmp_path):
+    save_json({"image": "Außen/眼底.png"}, tmp_path / "a.json")
+    assert "Außen/眼底.png" in (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert load_json(tmp_path / "a.json") == {"image": "Außen/眼底.png"}
+
+
 def test_json_has_no_infinity(tmp_path):
     save_json({"a": float("inf"), "b": [float("nan"), 2.0]}, tmp_path / "a.json")
     assert load_json(tmp_path / "a.json") == {"a": None, "b": [None, 2.0]}
@@ -28,7 +55,9 @@ def test_tensors_round_trip_and_hash(tmp_path):
     save_tensors({"x": torch.arange(3)}, tmp_path / "a.pt")
     save_tensors({"x": torch.arange(3)}, tmp_path / "b.pt")
     assert torch.equal(load_tensors(tmp_path / "a.pt")["x"], torch.arange(3))
-    assert len(sha256(tmp_path / "a.pt")) == 64
+    assert sha256(tmp_path / "a.pt") == hashlib.sha256((tmp_path / "a.pt").read_bytes()).hexdigest()
+    with pytest.raises(InputError, match="missing.pt: cannot be read"):
+        sha256(tmp_path / "missing.pt")
 
 
 @pytest.mark.parametrize("content", [b"", b"not tensors", None])

@@ -231,7 +231,8 @@ def write_itk(values: np.ndarray, path: Path, spacing: tuple[float, float], meta
     """Write MetaImage, or NIfTI beside an ITK image, with the geometry of `meta`.
 
     Raises:
-        OSError: the file read back differs; ITK does not report every write that fails, a full disk among them.
+        OSError: ITK fails, or the file read back differs: it does not report every write that fails, a full disk
+            among them.
     """
     import itk
 
@@ -240,6 +241,10 @@ def write_itk(values: np.ndarray, path: Path, spacing: tuple[float, float], meta
     image.SetSpacing([float(value) for value in geometry["spacing"]])
     image.SetOrigin([float(value) for value in geometry["origin"]])
     image.SetDirection(itk.matrix_from_array(np.ascontiguousarray(geometry["direction"])))
-    itk.imwrite(image, str(path), compression=True)
-    if not np.array_equal(itk.array_view_from_image(itk.imread(str(path))).ravel(), values.ravel()):
+    try:
+        itk.imwrite(image, str(path), compression=True)
+        written = itk.imread(str(path))
+    except RuntimeError as error:  # the only type that ITK raises
+        raise OSError(str(error)) from error
+    if not np.array_equal(itk.array_view_from_image(written).ravel(), values.ravel()):
         raise OSError("the file read back differs from what was written; is the disk full?")

@@ -6,9 +6,6 @@ direction travel in ``RetinalImage.meta`` and come back unchanged in results wri
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +17,7 @@ import numpy as np
 from monai_vessel_uda.data import formats
 from monai_vessel_uda.data.formats import ITK_SUFFIXES, NIFTI_SUFFIXES, PIL_SUFFIXES
 from monai_vessel_uda.errors import InputError
+from monai_vessel_uda.files import replacing
 
 IMAGE_SUFFIXES = NIFTI_SUFFIXES + ITK_SUFFIXES + PIL_SUFFIXES + tuple(s + ".gz" for s in PIL_SUFFIXES)
 
@@ -148,7 +146,7 @@ def write_like(array: np.ndarray, path: str | Path, like: RetinalImage) -> None:
     _check_values(array, path, like)
     kind = formats.family(suffix)
     values = _stored_values(array, vessel=255 if kind == "pil" else 1)
-    with _whole_files(path) as temporary:
+    with replacing(path) as temporary:
         if kind == "pil":
             formats.write_pil(values, temporary, suffix)
         elif kind == "nifti" and like.meta.get("kind") != "itk":
@@ -215,22 +213,3 @@ def _check_values(array: np.ndarray, path: Path, like: RetinalImage) -> None:
             raise ValueError(f"{path}: a floating-point result is a probability and must lie in [0, 1]")
     elif array.dtype != np.uint8 and not _is_mask(array):
         raise ValueError(f"{path}: expected a mask, uint8 or probabilities, received {array.dtype}")
-
-
-@contextmanager
-def _whole_files(path: Path) -> Iterator[Path]:
-    """Give a temporary path of the same name; on success move what was written to `path`, else leave no trace."""
-    folder: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=path.parent))
-        yield folder / path.name
-        # The named file last: an .mhd header must not appear before its pixels.
-        for written in sorted(folder.iterdir(), key=lambda file: file.name == path.name):
-            os.replace(written, path.parent / written.name)
-    except (OSError, RuntimeError) as error:  # ITK raises RuntimeError
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: cannot be written ({reason}); free some space or choose another folder.") from error
-    finally:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)

@@ -19,12 +19,9 @@ Each entry is an item (``image``, ``label``, ``fov``, ``id``, ``domain``, ``data
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import platform
 import random
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -34,6 +31,7 @@ from typing import Any
 import monai_vessel_uda
 from monai_vessel_uda.data.images import check_image, check_mask, read_image, read_mask
 from monai_vessel_uda.errors import InputError
+from monai_vessel_uda.files import load_json, save_json, sha256
 
 FORMAT, VERSION = "monai_vessel_uda/manifest", 1
 LISTS = ("source", "target", "evaluation", "supervised")
@@ -108,20 +106,7 @@ def save_manifest(manifest: Mapping[str, Any], path: str | Path) -> None:
     saved = {key: value for key, value in manifest.items() if key not in LISTS}
     for name in LISTS:
         saved[name] = [_with_paths(entry, lambda file: _relative(file, path.parent)) for entry in manifest[name]]
-    text = json.dumps(saved, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-    temporary: str | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=".manifest-", dir=path.parent)
-        with open(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(temporary, 0o644)  # mkstemp's files are private, a workspace is shared
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error}); free some space or choose another folder.") from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+    save_json(saved, path)
 
 
 def load_manifest(path: str | Path) -> dict[str, Any]:
@@ -131,12 +116,12 @@ def load_manifest(path: str | Path) -> dict[str, Any]:
         InputError: there is no such file, it is no manifest, or one of another version.
     """
     path = Path(os.path.abspath(path))
+    if not path.exists():
+        raise InputError(f"{path}: no such manifest; check the path, or prepare the workspace first.")
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such manifest; check the path, or prepare the workspace first.") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as a manifest ({error}); prepare the workspace again.") from error
+        manifest = load_json(path)
+    except InputError as error:
+        raise InputError(f"{error}; prepare the workspace again.") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise InputError(f"{path}: not a manifest; expected a JSON object with format {FORMAT!r}.")
     if manifest.get("version") != VERSION:
@@ -172,7 +157,7 @@ def verify_files(manifest: Mapping[str, Any], lists: Sequence[str] | None = None
                 path = Path(entry[key])
                 if not path.is_file():
                     missing.append(str(path))
-                elif _stat(path) != entry["stat"][key] and _sha256(path) != entry[_FILE_KEYS[key]]:
+                elif _stat(path) != entry["stat"][key] and sha256(path) != entry[_FILE_KEYS[key]]:
                     changed.append(str(path))
     for files, what in ((missing, "missing"), (changed, "not what they were when the workspace was prepared")):
         if files:
@@ -246,24 +231,13 @@ def _entry(item: Mapping[str, Any], name: str) -> dict[str, Any]:
             path = Path(os.path.abspath(item[key]))
             entry[key] = str(path)
             entry["stat"][key] = _stat(path)
-            entry[_FILE_KEYS[key]] = _sha256(path)
+            entry[_FILE_KEYS[key]] = sha256(path)
     return entry
 
 
 def _stat(path: Path) -> list[int]:
     status = path.stat()
     return [status.st_size, status.st_mtime_ns]
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    try:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error}); check the path.") from error
-    return digest.hexdigest()
 
 
 def _check_evaluation_is_apart(lists: Mapping[str, list[dict[str, Any]]]) -> None:

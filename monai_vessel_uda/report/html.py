@@ -148,7 +148,7 @@ def _rounds(content: Any) -> dict[str, Any]:
 
 def _losses(stages: Path) -> str:
     series = {}
-    for file in sorted(stages.glob("**/*.csv")):
+    for file in _found(stages, "*.csv"):
         with open(file, newline="") as lines:
             reader = csv.DictReader(lines)
             if {"iteration", "loss"} <= set(reader.fieldnames or ()):
@@ -160,10 +160,16 @@ def _losses(stages: Path) -> str:
 
 def _previews(stages: Path) -> dict[str, list[tuple[str, str]]]:
     found: dict[str, list[tuple[str, str]]] = {}
-    for file in sorted({*stages.glob("**/preview*.png"), *stages.glob("**/samples*.png")}):
+    for file in _found(stages, "preview*.png", "samples*.png"):
         name = file.relative_to(stages)
         found.setdefault(name.parts[0], []).append((name.as_posix(), _embedded(file)))
     return found
+
+
+def _found(stages: Path, *patterns: str) -> list[Path]:
+    """Files of the stages, without what a killed run left half-written in a hidden folder."""
+    files = {file for pattern in patterns for file in stages.rglob(pattern)}
+    return sorted(file for file in files if not any(part[0] == "." for part in file.relative_to(stages).parts))
 
 
 def _drawn(draw: Any) -> str:

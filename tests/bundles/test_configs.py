@@ -9,11 +9,14 @@ from pydoc import locate
 import pytest
 
 from monai_vessel_uda.files import load_json
-from monai_vessel_uda.settings import bundles_folder, resolve_settings
+from monai_vessel_uda.settings import ABOUT_A_PRESET, bundles_folder, load_preset, preset_overrides
 
 from ..conftest import TINY
 
 CONFIGS = sorted(path for path in bundles_folder().glob("*/configs/*.json") if path.name != "metadata.json")
+
+TRAININGS = [path for path in CONFIGS if path.parts[-3] != "vessel_segmentation"]
+PRESETS = sorted((bundles_folder() / "presets").glob("*.json"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parts[-3]}-{path.stem}")
@@ -46,21 +49,57 @@ def test_bundles_are_complete(bundle):
     assert load_json(folder / "configs" / "metadata.json")["version"]
 
 
+def at(config, key):
+    for part in key.split("#"):
+        config = config[part]
+    return config
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", TRAININGS, ids=lambda path: f"{path.parts[-3]}-{path.stem}")
+@pytest.mark.filterwarnings("ignore:Can't merge entry")  # a definition that this bundle does not have
+def test_a_preset_laid_over_a_bundle_arrives(path, preset):
+    from monai.bundle import ConfigParser
+
+    config, merged = load_json(path), ConfigParser.load_config_files([str(path), str(preset)])
+    overrides = {key: v for key, v in preset_overrides(preset.stem).items() if key.split("#")[0] in config}
+    assert overrides or preset.stem == "full"
+    for key, value in overrides.items():
+        at(config, key)  # an id that the bundle has
+        assert at(merged, key) == value, key
+        *parents, last = key.split("#")
+        (at(config, "#".join(parents)) if parents else config)[last] = value
+    assert {key: merged[key] for key in config} == config, "and nothing else changes"
+
+
+def test_presets_say_what_they_are():
+    assert {path.stem for path in PRESETS} == {"demo", "full", "small"}
+    ids = {key for path in CONFIGS for key in load_json(path)}
+    assert not ids & set(ABOUT_A_PRESET)
+    for path in PRESETS:
+        preset = load_preset(path.stem)
+        assert len(preset["about"]) > 30 and preset["target_scale"] > 0
+        assert {key.split("#")[0] for key in preset_overrides(path.stem)} <= ids
+    small = preset_overrides("small")
+    assert (small["patch_size"], small["generator_def#channels"]) == (64, [32, 64, 96])
+
+
 @pytest.mark.slow
 def test_monai_runs_the_first_two_stages_and_the_inference(workspace, adapted, phantoms, tmp_path):
     """``python -m monai.bundle run`` in a folder of its own gives what the pipeline gives, to the bit."""
 
-    def run(config, **overrides):
+    def run(config, preset, **overrides):
         path = bundles_folder() / config
+        files = str([str(path), str(bundles_folder() / "presets" / preset)])
         arguments = [f"--{key}={value}" for key, value in overrides.items()]
         known = set(load_json(path))
         arguments = [a for a in arguments if a[2:].split("=")[0].split("#")[0] in known]
-        command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(path), *arguments]
+        command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", files, *arguments]
         result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
         assert result.returncode == 0, result.stdout[-1500:] + result.stderr[-1500:]
 
-    device, settings = "$torch.device('cpu')", resolve_settings("demo", TINY)
-    run("ddpm_pretrain/configs/train.json", workspace=str(workspace), domain="source", device=device, **settings)
+    options = {"workspace": str(workspace), "domain": "source", "device": "$torch.device('cpu')", **TINY}
+    run("ddpm_pretrain/configs/train.json", "demo.json", **options)
     name = Path("stages") / "ddpm_source" / "weights.pt"
     assert (workspace / name).read_bytes() == (adapted / name).read_bytes()
     bundle = adapted / "vessel_segmentation"

@@ -1,6 +1,6 @@
 """The manifest: what it records, what it refuses, and that target masks stay out of reach."""
 
-import builtins
+import errno
 import hashlib
 import json
 import os
@@ -118,21 +118,13 @@ def test_failed_save_keeps_the_old_manifest(lists, tmp_path, monkeypatch):
     manifest, path = build(lists), tmp_path / "new" / "manifest.json"
     save_manifest(manifest, path)
     before = path.read_bytes()
-    real_open = builtins.open
 
-    def full_disk(file, *arguments, **options):
-        opened = real_open(file, *arguments, **options)
-        if isinstance(file, int):
-            opened.write("{")
+    def full_disk(self, text, **options):
+        self.write_bytes(b"{")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-            def no_space(text):
-                raise OSError(28, "No space left on device")
-
-            opened.write = no_space
-        return opened
-
-    monkeypatch.setattr(builtins, "open", full_disk)
-    with pytest.raises(InputError, match="manifest.json: cannot be written.*No space left"):
+    monkeypatch.setattr(Path, "write_text", full_disk)
+    with pytest.raises(InputError, match="manifest.json: cannot be written.*the disk is full"):
         save_manifest({**manifest, "seed": 8}, path)
     monkeypatch.undo()
     assert path.read_bytes() == before
@@ -228,7 +220,7 @@ def test_verify_names_what_is_missing_or_changed(lists):
 
 def test_unchanged_files_are_not_hashed_again(lists, monkeypatch):
     manifest = build(lists)
-    monkeypatch.setattr("monai_vessel_uda.data.manifest._sha256", lambda path: pytest.fail(f"{path} was hashed"))
+    monkeypatch.setattr("monai_vessel_uda.data.manifest.sha256", lambda path: pytest.fail(f"{path} was hashed"))
     verify_files(manifest, ["source", "target", "evaluation", "supervised"])
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from monai_vessel_uda import pipeline
+from monai_vessel_uda import demo, pipeline
 from monai_vessel_uda.data.images import read_image
 from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.files import load_json, save_json
@@ -45,6 +45,7 @@ def test_pictures_and_measures_are_left(adapted):
         "latent_mining/preview.png",
         "co_optimization/round_01/preview.png",
         "co_optimization/round_02/preview_pseudo_masks.png",
+        "co_optimization/preview_example.png",
     ):
         assert np.asarray(read_image(stages / picture).array).std() > 5, picture
     mined = load_json(stages / "latent_mining" / "measures.json")
@@ -161,7 +162,7 @@ def test_demo_writes_one_table_for_all_seeds(tmp_path, monkeypatch, adapted):
         shutil.copy(adapted / "scores.json", workspace / "scores.json")
 
     monkeypatch.setattr(pipeline, "adapt", adapt)
-    table = pipeline.demo(tmp_path, seeds=[4, 5])
+    table = demo.run_demo(tmp_path, seeds=[4, 5])
     assert table == (tmp_path / "demo.md").read_text()
     assert "| seed 4 | seed 5 |" in table
     assert "final (exported)" in table

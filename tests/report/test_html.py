@@ -127,6 +127,15 @@ def test_rounds_may_be_a_plain_list_and_csv_of_other_things_is_left_alone(tmp_pa
     assert "3 (chosen)" in page.text and "1.5" in page.text and page.text.count("Not run yet") == 4
 
 
+def test_half_written_files_of_a_killed_run_are_left_alone(workspace):
+    before = write_report(workspace).read_bytes()
+    left = workspace / "stages" / "latent_mining" / ".writing-x"
+    left.mkdir()
+    (left / "preview.png").write_bytes(b"half")
+    (left / "losses.csv").write_text("iteration,loss\n10,0.")
+    assert write_report(workspace).read_bytes() == before
+
+
 def test_same_workspace_same_bytes(workspace):
     assert write_report(workspace).read_bytes() == write_report(workspace).read_bytes()
 
