@@ -34,7 +34,7 @@ from ..metrics.label_free import mask_faithfulness
 from ..preview import save_contact_sheet
 from ..seeding import stable_seed
 from .label_free import choose, measure_segmenter
-from .latent_mining import IntensityRange, LatentMining, pseudo_masks, regenerate_pairs, with_masks
+from .latent_mining import IntensityRange, LatentMining, Start, pseudo_masks, regenerate_pairs, with_masks
 from .prediction import Inferer, vessel_probabilities
 
 logger = logging.getLogger("monai_vessel_uda")
@@ -62,9 +62,10 @@ class CoOptimization:
         load_weights: ``(network, path)``.
         output_dir: where the rounds go.
         rounds: K, at least 1.
-        start: what a round generates from, pure ``noise`` or the mined ``latents``.
-        pairs: pairs generated each round; all masks by default.
-        threshold: of the pseudo-masks; None for soft masks.
+        start: what a round generates from: the mined ``latents``, pure ``noise``, or ``both``.
+        pairs: pairs generated each round from each of these; one for each mask by default.
+        threshold: of the pseudo-masks: ``auto`` for the segmenter's own (where its outlines lie best on the target
+            images' edges), a number, or None for soft masks.
         reinitialise: train each round's segmenter from scratch (the release's way) instead of refining it.
         ema_momentum: of the generator's moving average.
         measured_patches: patches compared for the distribution distances, generated and real, predicted and source.
@@ -90,9 +91,9 @@ class CoOptimization:
     output_dir: str | Path
     description: Mapping[str, Any] = field(default_factory=dict)
     rounds: int = 6
-    start: Literal["noise", "latents"] = "latents"
+    start: Start = "both"
     pairs: int | None = None
-    threshold: float | None = 0.5
+    threshold: float | Literal["auto"] | None = "auto"
     reinitialise: bool = False
     ema_momentum: float = 1e-4
     measured_patches: int = 128
@@ -103,6 +104,8 @@ class CoOptimization:
     def __post_init__(self) -> None:
         if self.rounds < 1:
             raise InputError(f"rounds: expected K of at least 1, got {self.rounds}")
+        if isinstance(self.threshold, str) and self.threshold != "auto":
+            raise InputError(f"threshold: expected 'auto', a number or null, got {self.threshold!r}")
         self.output_dir, self.mined = Path(self.output_dir), Path(self.mined)
         self._untrained = copy.deepcopy(self.segmenter.state_dict())
 
@@ -136,11 +139,8 @@ class CoOptimization:
             measures[name] = self._measure_segmenter()
         chosen, scores = choose(measures)
         self.load_weights(self.segmenter, self.candidates[chosen])
-        self.save_weights(
-            self.segmenter,
-            folder / "segmenter" / "weights.pt",
-            {**self.description, "round": 0, "started_from": chosen},
-        )
+        description = {"round": 0, "started_from": chosen, "threshold": measures[chosen]["threshold"]}
+        self.save_weights(self.segmenter, folder / "segmenter" / "weights.pt", {**self.description, **description})
         record: dict[str, Any] = {"round": 0, "candidates": measures, "scores": scores, "started_from": chosen}
         save_json({**record, "measures": measures[chosen]}, folder / "measures.json")
 
@@ -148,7 +148,7 @@ class CoOptimization:
         """One round, see the module's head."""
         folder = self._folder(k)
         self.load_weights(self.segmenter.to(self.device), self._folder(k - 1) / "segmenter" / "weights.pt")
-        masks = self._pseudo_masks(folder)
+        masks = self._pseudo_masks(k, folder)
         self._fine_tune(k, folder, masks)
         regenerate_pairs(
             self.mining,
@@ -165,6 +165,8 @@ class CoOptimization:
         generated = self._measure_generated(ShardedPairs(str(folder / "pairs")))
         self._refine(k, folder)
         measures = {**self._measure_segmenter(), **generated}
+        described = {**self.description, "round": k, "threshold": measures["threshold"]}
+        self.save_weights(self.segmenter, folder / "segmenter" / "weights.pt", described)
         record = {"round": k, "measures": measures, "vessel_fraction_pseudo": _fraction(masks)}
         save_json(record, folder / "measures.json")
         if self.on_round is not None:
@@ -183,18 +185,27 @@ class CoOptimization:
             if after["worse_than_before"]:
                 logger.warning("round %d made the label-free measures worse", after["round"])
         self.load_weights(self.segmenter, self._folder(int(best)) / "segmenter" / "weights.pt")
-        description = {**self.description, "round": int(best), "chosen_by": "label-free measures", "scores": scores}
+        description = {
+            **self.description,
+            "round": int(best),
+            "threshold": records[int(best)]["measures"]["threshold"],
+            "chosen_by": "label-free measures",
+            "scores": scores,
+        }
         self.save_weights(self.segmenter, Path(self.output_dir) / "weights.pt", description)
         summary = {"rounds": records, "exported_round": int(best), "started_from": records[0]["started_from"]}
         save_json(summary, Path(self.output_dir) / "rounds.json")
         return summary
 
-    def _pseudo_masks(self, folder: Path) -> list[Tensor]:
+    def _pseudo_masks(self, k: int, folder: Path) -> list[Tensor]:
         path = folder / "pseudo_masks.pt"
         if path.exists():
             return [mask.float() for mask in load_tensors(path)]
         images = [item["image"] for item in self.target]
-        masks = pseudo_masks(list(vessel_probabilities(self.segmenter, images, self.inferer)), self.threshold)
+        threshold = self.threshold
+        if threshold == "auto":
+            threshold = load_json(self._folder(k - 1) / "measures.json")["measures"]["threshold"]
+        masks = pseudo_masks(list(vessel_probabilities(self.segmenter, images, self.inferer)), threshold)
         save_tensors([mask if self.threshold is None else mask.byte() for mask in masks], path)
         return masks
 
@@ -251,7 +262,7 @@ class CoOptimization:
 
         Judged by the segmenter of the round before, which was not trained on them.
         """
-        chosen = pairs[: self.measured_patches]
+        chosen = pairs[:: max(1, len(pairs) // self.measured_patches)][: self.measured_patches]
         images, masks = (torch.stack([pair[key] for pair in chosen]) for key in ("image", "label"))
         seen = torch.stack(list(vessel_probabilities(self.segmenter, list(images), self.inferer)))
         real = self._real_patches

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..data.patches import PatchDataset
 from ..errors import InputError
 from ..metrics.label_free import (
-    boundary_contrast,
+    best_threshold,
     consistency,
     label_free_score,
     mask_prior_distance,
@@ -50,27 +50,44 @@ def measure_segmenter(
         consistency_images: images (the first ones) used for it, since every view costs one more inference.
 
     Returns:
-        ``mask_prior_distance``, and means over images: ``boundary_contrast``, ``consistency``, ``uncertain_band_px``,
-        ``prediction_entropy``, ``vessel_fraction``.
+        ``threshold`` (of :func:`calibrated_threshold`) and, of the masks at this threshold, ``boundary_contrast``,
+        ``mask_prior_distance``, ``consistency``, ``uncertain_band_px``, ``prediction_entropy``, ``vessel_fraction``.
     """
     images = [item["image"] for item in items]
     probabilities = list(vessel_probabilities(network, images, inferer))
-    scores = _mean(
-        [_measure_image(image, p, item.get("fov")) for image, p, item in zip(images, probabilities, items, strict=True)]
-    )
-    masks = [(p >= 0.5).float() for p in probabilities]
+    threshold, contrast = best_threshold(images, probabilities, _fovs(items))
+    masks = [(p >= threshold).float() for p in probabilities]
     patches = PatchDataset(with_masks(items, masks), patch_transform, stable_seed(seed, "predicted masks"))
     predicted = torch.stack([patches[i]["label"] for i in range(len(source_masks))])
     agreements = []
     for image, upright in zip(images[:consistency_images], probabilities, strict=False):
         others = vessel_probabilities(network, [_flip(image, view) for view in views[1:]], inferer)
         back = [_flip(p, view) for p, view in zip(others, views[1:], strict=True)]
-        agreements.append(consistency([p[None] for p in (upright, *back)]))
+        agreements.append(consistency([p[None] for p in (upright, *back)], threshold))
     return {
+        "threshold": threshold,
+        "boundary_contrast": contrast,
         "mask_prior_distance": mask_prior_distance(predicted, source_masks),
-        **scores,
-        "consistency": sum(agreements) / len(agreements),
+        "consistency": _mean(agreements),
+        "uncertain_band_px": _mean([uncertain_band_px(p[None], threshold) for p in probabilities]),
+        "prediction_entropy": _mean([prediction_entropy(p) for p in probabilities]),
+        "vessel_fraction": _mean([vessel_fraction(p, threshold) for p in probabilities]),
     }
+
+
+def calibrated_threshold(network: nn.Module, items: Sequence[Mapping[str, Any]], inferer: Inferer) -> float:
+    """The probability above which a segmenter's vessels are as thick as they look in unlabelled target images.
+
+    Args:
+        network: the segmenter.
+        items: prepared target items with ``image`` and ``fov``; labels are not looked at.
+        inferer: sliding window.
+
+    Returns:
+        A threshold, see :func:`~monai_vessel_uda.metrics.label_free.best_threshold`.
+    """
+    images = [item["image"] for item in items]
+    return best_threshold(images, list(vessel_probabilities(network, images, inferer)), _fovs(items))[0]
 
 
 def choose(measures: Mapping[str, Mapping[str, float]]) -> tuple[str, dict[str, float]]:
@@ -94,20 +111,15 @@ def choose(measures: Mapping[str, Mapping[str, float]]) -> tuple[str, dict[str, 
     return max(names, key=lambda name: scores[name]), scores
 
 
-def _measure_image(image: Tensor, probability: Tensor, fov: Tensor | None) -> dict[str, float]:
-    mask = (probability >= 0.5).float()[None]
-    inside = None if fov is None or bool((fov > 0.5).all()) else fov[None]
-    return {
-        "boundary_contrast": boundary_contrast(image[None], mask, inside),
-        "uncertain_band_px": uncertain_band_px(probability[None]),
-        "prediction_entropy": prediction_entropy(probability),
-        "vessel_fraction": vessel_fraction(probability),
-    }
+def _fovs(items: Sequence[Mapping[str, Any]]) -> list[Tensor | None]:
+    """Fields of view, None where one is the whole image."""
+    fovs = [item.get("fov") for item in items]
+    return [None if fov is None or bool((fov > 0.5).all()) else fov for fov in fovs]
 
 
 def _flip(image: Tensor, axes: tuple[int, ...]) -> Tensor:
     return torch.flip(image, axes) if axes else image
 
 
-def _mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

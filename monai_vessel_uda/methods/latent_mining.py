@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,9 @@ from ..metrics.distributions import feature_distance, intensity_distances
 from ..preview import save_contact_sheet
 from ..progress import Progress
 from ..seeding import stable_seed
+
+Start = Literal["latents", "noise", "both"]
+"""What the rounds generate from."""
 
 
 @dataclass(frozen=True)
@@ -275,7 +278,7 @@ def regenerate_pairs(
     mined: Path,
     intensity: IntensityRange,
     *,
-    start: Literal["noise", "latents"],
+    start: Start,
     output_dir: str | Path,
     round_number: int,
     pairs: int | None = None,
@@ -289,10 +292,11 @@ def regenerate_pairs(
         eps_b: target generator of this round (EMA weights).
         mined: folder of the mined shards, whose masks (and latents) are used.
         intensity: range of real target patches.
-        start: from pure ``noise`` (the release's way), or from the mined ``latents`` (t0 steps, not a whole chain).
+        start: from the mined ``latents`` (t0 steps, not a whole chain), from pure ``noise`` (the release's way), or
+            ``both``: first as many from latents as there are masks, then as many from noise.
         output_dir: folder of the shards.
         round_number: k; each round draws other noise.
-        pairs: how many; all masks by default.
+        pairs: how many from each start; one for each mask by default.
         device: where to compute.
         label: name in progress lines.
 
@@ -302,14 +306,14 @@ def regenerate_pairs(
     Raises:
         InputError: an unknown start.
     """
-    if start not in ("noise", "latents"):
-        raise InputError(f"rounds start: expected 'noise' or 'latents', got {start!r}")
+    if start not in get_args(Start):
+        raise InputError(f"round_start: expected one of {', '.join(get_args(Start))}, got {start!r}")
     shards = sorted(mined.glob("*.pt"))
     sources = [torch.load(path, weights_only=True, mmap=True) for path in shards]
     batch_size = len(sources[0]["label"])
     available = sum(len(source["label"]) for source in sources)
 
-    def shard(numbers: Sequence[int]) -> dict[str, Tensor]:
+    def shard(numbers: Sequence[int], start: str) -> dict[str, Tensor]:
         mined_shard = sources[numbers[0] // batch_size]
         mask = mined_shard["label"][: len(numbers)].float().to(device)
         noise_numbers = [round_number * available + number for number in numbers]
@@ -321,23 +325,34 @@ def regenerate_pairs(
         return {"label": mask.byte(), "image": image, "corrected": corrected}
 
     _move_to(device, eps_b)
-    return write_shards(shard, output_dir, min(pairs or available, available), batch_size, label)
+    count = min(pairs or available, available)
+    if start == "both":
+        write_shards(partial(shard, start="latents"), output_dir, count, batch_size, f"{label} from latents")
+        return write_shards(
+            partial(shard, start="noise"), output_dir, count, batch_size, f"{label} from noise", prefix="noise_"
+        )
+    return write_shards(partial(shard, start=start), output_dir, count, batch_size, label)
 
 
 def write_shards(
-    shard: Callable[[Sequence[int]], dict[str, Tensor]], output_dir: str | Path, pairs: int, batch_size: int, label: str
+    shard: Callable[[Sequence[int]], dict[str, Tensor]],
+    output_dir: str | Path,
+    pairs: int,
+    batch_size: int,
+    label: str,
+    prefix: str = "",
 ) -> Path:
     """Write ``shard(numbers)`` for each batch of pair numbers, skipping shards that exist, with a preview picture."""
     output_dir = Path(output_dir)
     batches = list(_batches(pairs, batch_size))
     progress = Progress(label, pairs)
     for index, numbers in enumerate(batches):
-        path = output_dir / f"{index:05d}.pt"
+        path = output_dir / f"{prefix}{index:05d}.pt"
         if not path.exists():
             content = {key: value.cpu().contiguous() for key, value in shard(numbers).items()}
             if index == 0:
                 columns = [content[key] for key in ("source", "label", "image") if key in content]
-                save_contact_sheet(columns, output_dir.parent / "preview.png")
+                save_contact_sheet(columns, output_dir.parent / f"{prefix}preview.png")
             save_tensors(content, path)
         progress.update(len(numbers))
     return output_dir
@@ -358,14 +373,14 @@ def pseudo_masks(probabilities: Sequence[Tensor], threshold: float | None = 0.5)
 
     Args:
         probabilities: each of shape (1, \*spatial).
-        threshold: above it is vessel; None keeps the probabilities as soft masks.
+        threshold: from it on is vessel; None keeps the probabilities as soft masks.
 
     Returns:
         float32 masks, shapes of the probabilities.
     """
     if threshold is None:
         return [p.float() for p in probabilities]
-    return [(p > threshold).float() for p in probabilities]
+    return [(p >= threshold).float() for p in probabilities]
 
 
 def with_masks(items: Sequence[Mapping[str, Any]], masks: Sequence[Tensor]) -> list[dict[str, Any]]:

@@ -3,8 +3,8 @@ r"""Measures of a segmenter that need no target mask, and the one criterion that
 ====================== ============== ====================================== ===================================
 measure                better         asks                                   an all-background segmenter gets
 ====================== ============== ====================================== ===================================
-mask_prior_distance    lower          do masks look like source masks?       (far away)
 boundary_contrast      higher         do outlines lie on the image's edges?  0
+mask_prior_distance    lower          do masks look like source masks?       (far away)
 faithfulness           higher         is the condition mask found again?     0
 feature_distance       lower          do generated images look real?         (a property of its generator)
 consistency            higher         do flips and rotations agree?          0
@@ -12,7 +12,8 @@ uncertain_band_px      lower          how wide is the doubt along outlines?  inf
 ====================== ============== ====================================== ===================================
 
 Vessel fraction and mean entropy are for reading, not for ranking: the first has no better side, the second is
-best for a segmenter that finds nothing. The measures were chosen and checked on source images and phantoms only.
+best for a segmenter that finds nothing. How the measures were chosen and checked, and with which masks, is said in
+``docs/label_free.md``.
 """
 
 import itertools
@@ -26,17 +27,23 @@ from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.metrics.distributions import feature_distance, gaussian_smooth
 
 WEIGHTS = {
-    "mask_prior_distance": -2.0,
-    "boundary_contrast": 0.5,
+    "boundary_contrast": 2.0,
+    "mask_prior_distance": -1.0,
     "faithfulness": 0.5,
     "feature_distance": -0.5,
     "consistency": 0.1,
     "uncertain_band_px": -0.1,
 }
-"""Sign: +1 where higher is better. Size: between two candidates the distance to the source masks decides, the others
-break ties. On the phantoms, whose masks are known, it alone ranks segmenters as Dice does (``docs/label_free.md``);
-contrast and confidence do not, because a segmenter that calls every capillary a vessel follows real edges and is sure
-of it."""
+"""Sign: +1 where higher is better. Size: between two candidates the fit of the outlines decides, each at its own best
+threshold; the others break ties. What each measure is worth was measured where masks are known
+(``docs/label_free.md``)."""
+
+SMOOTHING = 0.7
+"""Pixels; see :func:`boundary_contrast`."""
+TOLL = 2.0
+"""Mean steps that a piece of outline must rise above to pay; see :func:`boundary_contrast`."""
+THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 20))
+"""0.05 to 0.95, what :func:`best_threshold` chooses from."""
 
 
 def mask_prior_distance(predictions: Tensor, source_masks: Tensor) -> float:
@@ -57,21 +64,27 @@ def mask_prior_distance(predictions: Tensor, source_masks: Tensor) -> float:
     return feature_distance(2 * predictions - 1, 2 * source_masks - 1)
 
 
-def boundary_contrast(image: Tensor, mask: Tensor, fov: Tensor | None = None, sigma: float = 0.7) -> float:
+def boundary_contrast(
+    image: Tensor, mask: Tensor, fov: Tensor | None = None, sigma: float = SMOOTHING, toll: float = TOLL
+) -> float:
     r"""How well the outlines of a mask lie on the edges of the image, for bright vessels.
 
     Let :math:`I_\sigma` be the smoothed image, :math:`F` all faces between neighbouring pixels, :math:`s_f`
     the intensity step across face :math:`f`, and :math:`\partial M \subset F` the faces where vessel meets
     background, with :math:`s_f` there taken from background to vessel. Then
 
-    .. math:: C = \frac{\sum_{f \in \partial M} s_f}{\sum_{f \in F} |s_f|} - \frac{|\partial M|}{|F|} .
+    .. math:: C = \frac{\sum_{f \in \partial M} s_f}{\sum_{f \in F} |s_f|}
+              - \lambda \frac{|\partial M|}{|F|}
+              = \frac{1}{|F|} \sum_{f \in \partial M} \left(\frac{s_f}{\bar s} - \lambda\right),
+              \qquad \bar s = \frac{1}{|F|} \sum_{f \in F} |s_f| .
 
-    The first term is the gradient flux through the outline as a share of the image's total variation; the
-    second is the share of faces the outline takes, i.e. what a random outline of that length passes of the
-    variation. Too thick or too thin a mask leaves the edges (flux falls), a missed vessel loses flux, a
-    speckled mask pays for its length, inverted polarity makes it negative. An empty or full mask gets exactly
-    0. It knows edges, not anatomy: a mask cut from the image itself (a local threshold, the sign of the
-    Laplacian) can equal or beat the annotation. Compare segmenters with it, never optimise it.
+    The gradient flux through the outline as a share of the image's total variation, less a toll for each face that
+    the outline takes: a piece of outline pays if the image steps up across it by more than :math:`\lambda` times the
+    mean step. Too thick or too thin a mask leaves the edges (flux falls), a missed vessel loses flux, a
+    speckled mask and one that follows faint texture pay for their length, inverted polarity makes it negative. An
+    empty or full mask gets exactly 0. It knows edges, not anatomy: a mask cut from the image itself (a local threshold,
+    the sign of the Laplacian) can equal or beat the annotation. Compare segmenters with it or set one number
+    (:func:`best_threshold`); do not train on it.
 
     Args:
         image: shape ``(N, 1, *spatial)``, vessels bright; any positive affine change leaves the result alone.
@@ -80,31 +93,88 @@ def boundary_contrast(image: Tensor, mask: Tensor, fov: Tensor | None = None, si
             or the dark surround leaks in.
         sigma: standard deviation of the smoothing in px. More of it ignores more pixel noise but favours masks
             that are a pixel too thick; on FIVES and CHASE_DB1 (400 px) 0.7 still told one pixel apart.
+        toll: :math:`\lambda`; 1 is what a random outline of that length passes of the variation.
 
     Returns:
-        Mean over images, in [-1, 1]; higher is better, 0 is chance.
+        Mean over images; at most 1, higher is better, 0 is chance.
 
     Raises:
         InputError: on shapes that differ or values that are not binary where they should be.
 
     Reference:
-        Vasilevskiy and Siddiqi, Flux maximizing geometric flows, IEEE TPAMI 24(12), 2002.
+        Vasilevskiy and Siddiqi, Flux maximizing geometric flows, IEEE TPAMI 24(12), 2002 (the flux; the toll is ours,
+        see ``docs/label_free.md``).
     """
     _check_binary(mask, "mask", image.shape)
-    inside = torch.ones_like(mask) if fov is None else fov
+    return float(contrast_curve(image, mask, [0.5], fov, sigma, toll)[0])
+
+
+def contrast_curve(
+    image: Tensor,
+    probabilities: Tensor,
+    thresholds: Sequence[float],
+    fov: Tensor | None = None,
+    sigma: float = SMOOTHING,
+    toll: float = TOLL,
+) -> Tensor:
+    """:func:`boundary_contrast` of ``probabilities >= threshold``, for each threshold.
+
+    Args:
+        image: as there.
+        probabilities: shape of ``image``.
+        thresholds: any number of them.
+        fov: as there.
+        sigma: as there.
+        toll: as there.
+
+    Returns:
+        float64, shape (thresholds,), mean over images.
+    """
+    inside = torch.ones_like(image) if fov is None else fov
     _check_binary(inside, "fov", image.shape)
     smooth = gaussian_smooth(image.double(), sigma)
-    flux = variation = outline = faces = torch.zeros(len(image), dtype=torch.float64, device=image.device)
+    zero = torch.zeros(len(image), dtype=torch.float64, device=image.device)
+    variation, faces = zero, zero
+    flux, outline = [zero] * len(thresholds), [zero] * len(thresholds)
     for dim in range(2, image.ndim):
-        step, side = smooth.diff(dim=dim), mask.double().diff(dim=dim)
         size = inside.shape[dim] - 1
         used = (inside.narrow(dim, 0, size) * inside.narrow(dim, 1, size)).double()
-        flux = flux + (step * side * used).flatten(1).sum(dim=1)
-        variation = variation + (step.abs() * used).flatten(1).sum(dim=1)
-        outline = outline + (side.abs() * used).flatten(1).sum(dim=1)
+        step = smooth.diff(dim=dim) * used
+        variation = variation + step.abs().flatten(1).sum(dim=1)
         faces = faces + used.flatten(1).sum(dim=1)
-    tiny = torch.finfo(torch.float64).tiny  # a constant image has neither flux nor variation: 0 / tiny = 0
-    return float((flux / variation.clamp_min(tiny) - outline / faces.clamp_min(1)).mean())
+        for i, threshold in enumerate(thresholds):
+            side = (probabilities >= threshold).double().diff(dim=dim)
+            flux[i] = flux[i] + (step * side).flatten(1).sum(dim=1)
+            outline[i] = outline[i] + (used * side.abs()).flatten(1).sum(dim=1)
+    variation = variation.clamp_min(torch.finfo(torch.float64).tiny)  # a constant image has no flux either
+    contrast = torch.stack(flux) / variation - toll * torch.stack(outline) / faces.clamp_min(1)
+    return contrast.mean(dim=1)
+
+
+def best_threshold(
+    images: Sequence[Tensor], probabilities: Sequence[Tensor], fovs: Sequence[Tensor | None] | None = None
+) -> tuple[float, float]:
+    """The threshold at which a segmenter's outlines lie best on the edges of unlabelled images.
+
+    Between domains a segmenter's order of pixels survives better than its probabilities: what it calls 0.5 may be the
+    core of a vessel or its halo. How thick a vessel is can be read off the image itself.
+
+    Args:
+        images: each of shape (1, *spatial), vessels bright; sizes may differ.
+        probabilities: of vessel, same shapes.
+        fovs: {0, 1}, same shapes, or None where all of an image counts.
+
+    Returns:
+        The best of :data:`THRESHOLDS` by the mean :func:`boundary_contrast`, and that contrast. Where no threshold
+        beats an empty mask, 0.5 and its contrast: outlines that follow no edge say nothing of thickness.
+    """
+    curves = [
+        contrast_curve(image[None], p[None], THRESHOLDS, None if fov is None else fov[None])
+        for image, p, fov in zip(images, probabilities, fovs or [None] * len(images), strict=True)
+    ]
+    curve = torch.stack(curves).mean(dim=0)
+    best = int(curve.argmax()) if float(curve.max()) > 0 else THRESHOLDS.index(0.5)
+    return THRESHOLDS[best], float(curve[best])
 
 
 def mask_faithfulness(predictions: Tensor, conditions: Tensor, threshold: float = 0.5) -> float:

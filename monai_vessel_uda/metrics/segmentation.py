@@ -10,6 +10,7 @@ With TP, FP, TN, FN counted over pixels, :math:`P` the thresholded prediction, :
 key                definition                                                   unit empty-mask rule
 ================== ============================================================ ==== ===================
 dice               2 TP / (2 TP + FP + FN)                                           both 1, one 0
+dice_at_half       dice at the threshold 0.5, whatever the threshold                 both 1, one 0
 roc_auc            area under the ROC curve of the probabilities                     one class only: NaN
 pr_auc             average precision of the probabilities                            no vessel: NaN
 accuracy           (TP + TN) / all                                                   always defined
@@ -54,7 +55,7 @@ def score_image(
         threshold: pixels with ``probability >= threshold`` are vessel.
 
     Returns:
-        The ten scores of the module's table, as Python floats; undefined ones are NaN.
+        The eleven scores of the module's table, as Python floats; undefined ones are NaN.
 
     Raises:
         InputError: on shapes that differ, values out of range, a mask that is not binary, or an empty
@@ -74,6 +75,7 @@ def score_image(
     reference &= field
     return {
         **_overlap_scores(prediction[field], reference[field]),
+        "dice_at_half": _overlap_scores(p[field] >= 0.5, reference[field])["dice"],
         **_ranking_scores(p[field], reference[field]),
         "cldice": centreline_dice(prediction, reference),
         **_distances(prediction, reference),

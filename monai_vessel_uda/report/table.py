@@ -14,6 +14,7 @@ Row = Mapping[str, Any]
 
 COLUMNS: dict[str, tuple[str, float]] = {
     "dice": ("Dice %", 100),
+    "dice_at_half": ("Dice at 0.5 %", 100),
     "roc_auc": ("ROC-AUC %", 100),
     "pr_auc": ("PR-AUC %", 100),
     "balanced_accuracy": ("Balanced accuracy %", 100),
@@ -37,11 +38,16 @@ def format_score(score: Mapping[str, Any] | None, factor: float = 1) -> str:
         >>> format_score({"mean": 0.5312, "low": 0.5, "high": 0.56}, 100)
         '53.12 [50.00, 56.00]'
     """
+    return " ".join(score_texts(score, factor)).strip()
+
+
+def score_texts(score: Mapping[str, Any] | None, factor: float = 1) -> tuple[str, str]:
+    """Mean and interval of :func:`format_score` apart; the second is empty where there is none."""
     mean, low, high = numbers(score)
     if mean is None:
-        return MISSING
-    interval = "" if low is None or high is None else f" [{factor * low:.2f}, {factor * high:.2f}]"
-    return f"{factor * mean:.2f}{interval}"
+        return MISSING, ""
+    interval = "" if low is None or high is None else f"[{factor * low:.2f}, {factor * high:.2f}]"
+    return f"{factor * mean:.2f}", interval
 
 
 def numbers(score: Mapping[str, Any] | None) -> tuple[float | None, float | None, float | None]:
@@ -51,15 +57,18 @@ def numbers(score: Mapping[str, Any] | None) -> tuple[float | None, float | None
     return mean, low, high
 
 
-def table_cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Headings and text cells of a score table; a note column only where some row has a note."""
+def table_cells(rows: Sequence[Row]) -> tuple[list[str], list[list[tuple[str, str]]]]:
+    """Headings and cells of a score table, each cell a text and its interval, if any.
+
+    There is a note column only where some row has a note.
+    """
     noted = any(row.get("note") for row in rows)
     headings = ["Segmenter", *(heading for heading, _ in COLUMNS.values()), *(["Note"] if noted else [])]
     cells = []
     for row in rows:
         scores = row.get("scores") or {}
-        texts = [format_score(scores.get(key), factor) for key, (_, factor) in COLUMNS.items()]
-        cells.append([str(row["name"]), *texts, *([str(row.get("note") or "")] if noted else [])])
+        texts = [score_texts(scores.get(key), factor) for key, (_, factor) in COLUMNS.items()]
+        cells.append([(str(row["name"]), ""), *texts, *([(str(row.get("note") or ""), "")] if noted else [])])
     return headings, cells
 
 
@@ -74,8 +83,8 @@ def score_table(rows: Sequence[Row]) -> str:
     """
     headings, cells = table_cells(rows)
     lines = [headings, ["---", *["---:"] * len(COLUMNS), *["---"] * (len(headings) - len(COLUMNS) - 1)]]
-    for row, texts in zip(rows, cells, strict=True):
-        texts = [_markdown(text) for text in texts]
+    for row, parts in zip(rows, cells, strict=True):
+        texts = [_markdown(" ".join(part)) for part in parts]
         lines.append([f"**{text}**" if text and row.get("exported") else text for text in texts])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 

@@ -10,7 +10,7 @@ import torch
 from monai_vessel_uda import demo, pipeline
 from monai_vessel_uda.data.images import read_image
 from monai_vessel_uda.errors import InputError
-from monai_vessel_uda.files import load_json, save_json
+from monai_vessel_uda.files import load_json, load_tensors, save_json
 
 from ..conftest import TINY
 
@@ -55,6 +55,24 @@ def test_pictures_and_measures_are_left(adapted):
     assert set(rounds["rounds"][0]["scores"]) == {"mined", "aligned", "matched", "negated"}
     assert [record["chosen"] for record in rounds["rounds"]].count(True) == 1
     assert all("worse_than_before" in record for record in rounds["rounds"][1:])
+
+
+def test_every_segmenter_brings_the_threshold_that_its_masks_are_cut_with(adapted):
+    stages = adapted / "stages"
+    rounds = load_json(stages / "co_optimization" / "rounds.json")
+    for record in rounds["rounds"][:-1]:
+        folders = [stages / "co_optimization" / f"round_{record['round'] + step:02d}" for step in (0, 1)]
+        threshold = load_json(folders[0] / "segmenter" / "weights.json")["threshold"]
+        assert threshold == record["measures"]["threshold"]
+        # the next round's pseudo-masks are what this segmenter marks at its own threshold
+        masks = load_tensors(folders[1] / "pseudo_masks.pt")
+        fraction = sum(float(mask.float().mean()) for mask in masks) / len(masks)
+        assert fraction == pytest.approx(record["measures"]["vessel_fraction"], abs=1e-6)
+    exported = load_json(adapted / "vessel_segmentation" / "models" / "model.json")
+    assert exported["threshold"] == rounds["rounds"][rounds["exported_round"]]["measures"]["threshold"]
+    for name in ("raw", "aligned", "supervised"):
+        folder = stages / "segmenters" / name
+        assert load_json(folder / "evaluation.json")["threshold"] == load_json(folder / "weights.json")["threshold"]
 
 
 def test_latents_are_floats_not_levels_of_grey(adapted):
@@ -114,6 +132,7 @@ def test_other_settings_for_a_finished_stage_are_refused(adapted, tmp_path):
         ({"patch_size": 640}, "larger than the image"),
         ({"decoder": "magic"}, "decoder"),
         ({"round_start": "nowhere"}, "round"),
+        ({"threshold": "half"}, "threshold"),
     ],
 )
 def test_bad_settings(workspace, overrides, message):

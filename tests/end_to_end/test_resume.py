@@ -22,6 +22,7 @@ KILLED_AFTER = [
     "round_01/pseudo_masks.pt",
     "round_01/generator/checkpoint.pt",
     "round_01/pairs/00000.pt",
+    "round_01/pairs/noise_00000.pt",
     "round_01/segmenter/checkpoint.pt",
     "round_02/generator/weights.pt",
 ]

@@ -100,7 +100,7 @@ def test_finished_shards_are_kept_and_missing_ones_come_out_the_same(source, tmp
     assert shards[0].stat().st_mtime_ns == kept
 
 
-@pytest.mark.parametrize("start", ["noise", "latents"])
+@pytest.mark.parametrize("start", ["noise", "latents", "both"])
 def test_rounds_generate_under_the_mined_masks(source, tmp_path, start):
     mining = LatentMining(SCHEDULE, steps=10, t0=3, generation_steps=20)
     mined = mine_pairs(
@@ -120,7 +120,10 @@ def test_rounds_generate_under_the_mined_masks(source, tmp_path, start):
     shards = [torch.load(shard) for shard in sorted(result.glob("*.pt"))]
     image, label = (torch.cat([shard[key] for shard in shards]) for key in ("image", "label"))
     before = torch.cat([torch.load(shard)["label"] for shard in sorted(mined.glob("*.pt"))])
-    assert torch.equal(label, before[:3])
+    assert torch.equal(label, torch.cat([before[:3]] * (2 if start == "both" else 1)))
+    if start == "both":
+        from_latents, from_noise = image[:3], image[3:]
+        assert not torch.allclose(from_latents, from_noise)
     assert image[label > 0].mean() > image[label == 0].mean() + 0.3
 
 
@@ -169,12 +172,12 @@ def test_samples_picture(source, tmp_path):
     from monai_vessel_uda.data.images import read_image
 
     path = save_samples(GaussianGenerator(0.0), SCHEDULE, source, tmp_path / "s.png", count=3, steps=3, seed=0)
-    assert read_image(path).array.shape == (3 * 18, 3 * 18)
+    assert read_image(path).array.shape == (3 * 16 + 4 * 2, 3 * 16 + 4 * 2)
 
 
 def test_pseudo_masks():
     probabilities = [torch.tensor([[[0.2, 0.5, 0.6]]])]
-    assert pseudo_masks(probabilities)[0].tolist() == [[[0, 0, 1]]]
+    assert pseudo_masks(probabilities)[0].tolist() == [[[0, 1, 1]]]
     assert torch.equal(pseudo_masks(probabilities, None)[0], probabilities[0])
 
 
