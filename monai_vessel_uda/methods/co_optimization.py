@@ -32,6 +32,7 @@ from ..files import load_json, load_tensors, save_json, save_tensors
 from ..metrics.distributions import feature_distance, intensity_distances
 from ..metrics.label_free import mask_faithfulness
 from ..preview import save_contact_sheet
+from ..progress import track
 from ..seeding import stable_seed
 from .label_free import choose, measure_segmenter
 from .latent_mining import IntensityRange, LatentMining, Start, pseudo_masks, regenerate_pairs, with_masks
@@ -136,7 +137,7 @@ class CoOptimization:
         measures: dict[str, Any] = {}
         for name, path in self.candidates.items():
             self.load_weights(self.segmenter.to(self.device), path)
-            measures[name] = self._measure_segmenter()
+            measures[name] = self._measure_segmenter(f"measuring {name} without masks")
         chosen, scores = choose(measures)
         self.load_weights(self.segmenter, self.candidates[chosen])
         description = {"round": 0, "started_from": chosen, "threshold": measures[chosen]["threshold"]}
@@ -164,7 +165,7 @@ class CoOptimization:
         )
         generated = self._measure_generated(ShardedPairs(str(folder / "pairs")))
         self._refine(k, folder)
-        measures = {**self._measure_segmenter(), **generated}
+        measures = {**self._measure_segmenter(f"round {k}: measuring without masks"), **generated}
         described = {**self.description, "round": k, "threshold": measures["threshold"]}
         self.save_weights(self.segmenter, folder / "segmenter" / "weights.pt", described)
         record = {"round": k, "measures": measures, "vessel_fraction_pseudo": _fraction(masks)}
@@ -201,7 +202,7 @@ class CoOptimization:
         path = folder / "pseudo_masks.pt"
         if path.exists():
             return [mask.float() for mask in load_tensors(path)]
-        images = [item["image"] for item in self.target]
+        images = track([item["image"] for item in self.target], f"round {k}: pseudo-masks")
         threshold = self.threshold
         if threshold == "auto":
             threshold = load_json(self._folder(k - 1) / "measures.json")["measures"]["threshold"]
@@ -247,7 +248,7 @@ class CoOptimization:
             (path.parent / "checkpoint.pt").unlink(missing_ok=True)
         self.load_weights(self.segmenter, path)
 
-    def _measure_segmenter(self) -> dict[str, float]:
+    def _measure_segmenter(self, label: str) -> dict[str, float]:
         return measure_segmenter(
             self.segmenter,
             self.target,
@@ -255,6 +256,7 @@ class CoOptimization:
             source_masks=self._source_masks,
             patch_transform=self.patch_transform,
             seed=self.seed,
+            label=label,
         )
 
     def _measure_generated(self, pairs: ShardedPairs) -> dict[str, float]:

@@ -18,6 +18,7 @@ from ..metrics.label_free import (
     uncertain_band_px,
     vessel_fraction,
 )
+from ..progress import track
 from ..seeding import stable_seed
 from .latent_mining import with_masks
 from .prediction import Inferer, vessel_probabilities
@@ -36,6 +37,7 @@ def measure_segmenter(
     seed: int,
     views: Sequence[tuple[int, ...]] = MIRRORS,
     consistency_images: int = 8,
+    label: str = "measuring without masks",
 ) -> dict[str, float]:
     r"""Label-free measures of a segmenter on target images.
 
@@ -48,13 +50,14 @@ def measure_segmenter(
         seed: of the patches in which predicted masks are compared with the source's.
         views: flips compared for consistency.
         consistency_images: images (the first ones) used for it, since every view costs one more inference.
+        label: name in progress lines.
 
     Returns:
         ``threshold`` (of :func:`calibrated_threshold`) and, of the masks at this threshold, ``boundary_contrast``,
         ``mask_prior_distance``, ``consistency``, ``uncertain_band_px``, ``prediction_entropy``, ``vessel_fraction``.
     """
     images = [item["image"] for item in items]
-    probabilities = list(vessel_probabilities(network, images, inferer))
+    probabilities = list(vessel_probabilities(network, track(images, label), inferer))
     threshold, contrast = best_threshold(images, probabilities, _fovs(items))
     masks = [(p >= threshold).float() for p in probabilities]
     patches = PatchDataset(with_masks(items, masks), patch_transform, stable_seed(seed, "predicted masks"))
@@ -87,7 +90,8 @@ def calibrated_threshold(network: nn.Module, items: Sequence[Mapping[str, Any]],
         A threshold, see :func:`~monai_vessel_uda.metrics.label_free.best_threshold`.
     """
     images = [item["image"] for item in items]
-    return best_threshold(images, list(vessel_probabilities(network, images, inferer)), _fovs(items))[0]
+    probabilities = list(vessel_probabilities(network, track(images, "setting the threshold"), inferer))
+    return best_threshold(images, probabilities, _fovs(items))[0]
 
 
 def choose(measures: Mapping[str, Mapping[str, float]]) -> tuple[str, dict[str, float]]:
