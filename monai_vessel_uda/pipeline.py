@@ -336,18 +336,18 @@ def _run_inference(configs: Sequence[str], bundle: Path, overrides: Mapping[str,
 
 
 def _predictions(workspace: Path, count: int) -> "Iterator[tuple[Tensor, Tensor]]":
-    """The first target images, at the working resolution, and what the exported bundle sees in them."""
+    """The first target images, at the working resolution, and what the exported bundle marks in them."""
     from .data.manifest import datalist, load_manifest
     from .engines.inference import native_probabilities
 
     workflow = _workflow(["inference.json"], _bundle(workspace), {})
     workflow.parser.parse(True)
-    network, transform, inferer = (
-        workflow.parser.get_parsed_content(name) for name in ("network", "preprocessing", "inferer")
+    network, transform, inferer, threshold = (
+        workflow.parser.get_parsed_content(name) for name in ("network", "preprocessing", "inferer", "threshold")
     )
     items = datalist(load_manifest(workspace / "manifest.json"), "target")[:count]
     for item, probability in zip(items, native_probabilities(network, items, transform, inferer), strict=True):
-        yield transform(dict(item))["image"], probability
+        yield transform(dict(item))["image"], probability >= threshold
 
 
 def _segmenters(workspace: Path, rounds: int) -> Iterator[tuple[str, Path]]:

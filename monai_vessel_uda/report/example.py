@@ -18,8 +18,8 @@ def write_example(workspace: Path, predictions: Iterable[tuple[Tensor, Tensor]])
 
     Args:
         workspace: folder of an adaptation whose rounds are done.
-        predictions: one row each: a target image (1, h, w) in [-1, 1], and the probability of vessels in it, of shape
-            (H, W) at any resolution. Not iterated over where the picture exists.
+        predictions: one row each: a target image (1, h, w) in [-1, 1], and the mask of its vessels, {0, 1}, shape (H, W)
+            at any resolution. Not iterated over where the picture exists.
 
     Returns:
         The PNG file.
@@ -33,8 +33,8 @@ def write_example(workspace: Path, predictions: Iterable[tuple[Tensor, Tensor]])
     generated = stages / "co_optimization" / f"round_{exported:02d}" if exported else mined
     sources, drawn = (load_tensors(folder / "pairs" / "00000.pt") for folder in (mined, generated))
     images, overlays = [], []
-    for image, probability in predictions:
-        vessels = F.interpolate(probability[None, None], size=image.shape[1:])[0] >= 0.5
+    for image, mask in predictions:
+        vessels = F.interpolate(mask[None, None].float(), size=image.shape[1:])[0] >= 0.5
         images.append(image)
         overlays.append(overlay(image, vessels))
     columns = [sources["source"], sources["label"], drawn["image"], images, overlays]

@@ -145,6 +145,7 @@ def curves(
         axes.set_xlabel(xlabel, fontsize=8)
         axes.set_ylabel(ylabel, fontsize=8)
         axes.tick_params(labelsize=7)
+        axes.locator_params(axis="x", integer=True)  # there is no round 1.5
     for axes in panels[len(series) :]:
         axes.set_axis_off()
     return _save(figure, path)

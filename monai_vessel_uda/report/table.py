@@ -14,7 +14,7 @@ Row = Mapping[str, Any]
 
 COLUMNS: dict[str, tuple[str, float]] = {
     "dice": ("Dice %", 100),
-    "dice_at_half": ("Dice at 0.5 %", 100),
+    "dice_at_half": ("Dice % at 0.5", 100),
     "roc_auc": ("ROC-AUC %", 100),
     "pr_auc": ("PR-AUC %", 100),
     "balanced_accuracy": ("Balanced accuracy %", 100),

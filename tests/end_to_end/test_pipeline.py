@@ -132,7 +132,7 @@ def test_other_settings_for_a_finished_stage_are_refused(adapted, tmp_path):
         ({"patch_size": 640}, "larger than the image"),
         ({"decoder": "magic"}, "decoder"),
         ({"round_start": "nowhere"}, "round"),
-        ({"threshold": "half"}, "threshold"),
+        ({"pseudo_mask_threshold": "half"}, "threshold"),
     ],
 )
 def test_bad_settings(workspace, overrides, message):

@@ -8,18 +8,21 @@ import pytest
 from PIL import Image
 
 from monai_vessel_uda.errors import InputError
-from monai_vessel_uda.report.html import manifest_facts, write_report
+from monai_vessel_uda.report.html import write_report
 
 VOID = {"meta", "img", "link", "br", "hr", "input"}
+STAGES = ["Example", "Scores", "Rounds", "Pictures", "Training", "How"]
+"""First words of the sections in their order."""
 
 
 class Page(HTMLParser):
-    """Collects tags and text, and fails on tags that do not nest."""
+    """Collects tags, and texts with the tags around them; fails on tags that do not nest."""
 
-    def __init__(self, text):
+    def __init__(self, path):
         super().__init__()
-        self.open, self.tags, self.text = [], [], ""
-        self.feed(text)
+        self.open, self.tags, self.texts = [], [], []
+        self.source = path.read_text(encoding="utf-8")
+        self.feed(self.source)
         assert not self.open
 
     def handle_starttag(self, tag, attrs):
@@ -31,103 +34,347 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        self.text += data
+        if data.strip():
+            self.texts.append((list(self.open), " ".join(data.split())))
+
+    @property
+    def text(self):
+        return " ".join(text for _, text in self.texts)
 
     def all(self, tag):
         return [attrs for name, attrs in self.tags if name == tag]
+
+    def texts_in(self, *tags):
+        return [text for around, text in self.texts if all(tag in around for tag in tags)]
+
+    def section(self, word):
+        """HTML of the section whose heading begins with a word."""
+        (found,) = (part for part in self.source.split("<section") if re.search(rf"<h2[^>]*>{word}", part))
+        return found
+
+    def pictures(self):
+        """Pixels' files of all images, in their order."""
+        return [base64.b64decode(image["src"].partition("base64,")[2]) for image in self.all("img")]
+
+
+def report(workspace):
+    return Page(write_report(workspace))
+
+
+def save(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def edit(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def paint(path, level):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((8, 8), level, np.uint8)).save(path)
+    return path.read_bytes()
+
+
+def look(grey, polarity):
+    return {"grey": grey, "grey_by": "by mask", "polarity": polarity, "polarity_by": "given"}
+
+
+MANIFEST = {
+    "seed": 7,
+    "source": [{"image": "a.png", "sha256": "0" * 64}] * 3,
+    "target": [{"image": "b.png"}],
+    "evaluation": [],
+    "preprocessing": {
+        "source": {
+            **look("green", "dark"),
+            "datasets": {
+                "FIVES": {"scale": 0.25, "scale_by": "by masks"},
+                "DRIVE": {"scale": 0.5, "scale_by": "given"},
+            },
+        },
+        "target": {**look("luma", "bright"), "scale": 2.0},
+        "flatten": {"enabled": True, "sigma": 12.56},
+        "match": {"enabled": False, "quantiles": list(range(99))},
+    },
+}
+ROUNDS = {
+    "exported_round": 1,
+    "started_from": "mined",
+    "rounds": [
+        {
+            "round": 0,
+            "candidates": {
+                "aligned": {"threshold": 0.65, "consistency": 0.7},
+                "mined": {"threshold": 0.45, "consistency": 0.8},
+            },
+            "scores": {"aligned": 0.25, "mined": 0.75},
+            "measures": {"threshold": 0.45, "consistency": 0.8, "vessel_fraction": None, "my_own": 3},
+            "score": 0.125,
+        },
+        {
+            "round": 1,
+            "measures": {"faithfulness": 0.5, "threshold": 0.35, "consistency": 0.91234},
+            "score": 0.875,
+            "worse_than_before": False,
+        },
+    ],
+}
+SCORES = {
+    "rows": [
+        {"name": "source-negated", "scores": {"dice": {"mean": 0.53, "low": 0.5, "high": 0.56, "n": 8}}},
+        {
+            "name": "final <script>alert(1)</script>",
+            "scores": {"dice": {"mean": 0.7123, "low": 0.6, "high": 0.8, "n": 8}, "hd95_px": {"mean": 3.5}},
+            "exported": True,
+            "note": "<b>chosen</b> & kept",
+        },
+        {"name": "upper bound (target masks)", "scores": {"dice": {"mean": 0.9, "n": 8}}},
+    ],
+    "conditions": {"exported_round": 1, "settings": {"net_def#channels": [4, 8], "t0": 6}},
+}
 
 
 @pytest.fixture
 def workspace(tmp_path):
     folder = tmp_path / "work & <play>"
-    preview = folder / "stages" / "latent_mining" / "preview.png"
-    preview.parent.mkdir(parents=True)
-    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(preview)
-    (folder / "stages" / "latent_mining" / "losses.csv").write_text("iteration,loss\n10,0.5\n20,0.25\n")
-    (folder / "manifest.json").write_text(
-        json.dumps(
-            {
-                "seed": 7,
-                "lists": {"source": [{"image": "a.png"}] * 3, "target": [{"image": "b.png"}]},
-                "preprocessing": {"source": {"polarity": "dark", "polarity_by": "masks"}, "matched": True},
-            }
-        )
-    )
-    rows = [
-        {"name": "source-negated", "scores": {"dice": {"mean": 0.53, "low": 0.5, "high": 0.56}}},
-        {
-            "name": "final <script>alert(1)</script>",
-            "scores": {"dice": {"mean": 0.7123, "low": 0.6, "high": 0.8}},
-            "exported": True,
-            "note": "<b>chosen</b> & kept",
-        },
-    ]
-    (folder / "scores.json").write_text(json.dumps({"rows": rows, "conditions": {"threshold": 0.5}}))
-    rounds = [
-        {"round": 0, "measures": {"consistency": 0.8, "vessel_fraction": None}, "chosen": False},
-        {"round": 1, "measures": {"consistency": 0.91234, "faithfulness": 0.5}, "chosen": True},
-    ]
-    (folder / "stages" / "co_optimization").mkdir()
-    (folder / "stages" / "co_optimization" / "rounds.json").write_text(json.dumps({"rounds": rounds}))
+    stages = folder / "stages"
+    save(folder / "manifest.json", MANIFEST)
+    save(folder / "settings.json", {"preset": "demo", "settings": SCORES["conditions"]["settings"]})
+    save(folder / "scores.json", SCORES)
+    save(stages / "co_optimization" / "rounds.json", ROUNDS)
+    save(stages / "co_optimization" / "weights.json", {"threshold": 0.35})
+    (stages / "ddpm_source").mkdir()
+    (stages / "ddpm_source" / "losses.csv").write_text("iteration,loss\n10,0.5\n20,0.25\n")
     return folder
 
 
-def test_a_full_workspace_is_told_whole(workspace):
-    path = write_report(workspace)
-    assert path == workspace / "report.html"
-    page = Page(path.read_text(encoding="utf-8"))
-    for expected in (
-        "Not a medical device",
-        "work & <play>",
-        "3 items",
-        "1 item",
-        "dark",
-        "71.23 [60.00, 80.00]",
-        "<b>chosen</b> & kept",
-        "0.9123",
-        "vessel fraction",
-        "threshold",
+@pytest.fixture
+def pictures(workspace):
+    """Files of the workspace's pictures in the order in which they belong on the page."""
+    names = [
+        "co_optimization/preview_example.png",
+        "ddpm_source/samples.png",
         "latent_mining/preview.png",
-        "1 (chosen)",
+        "co_optimization/round_01/preview.png",
+        "co_optimization/round_01/preview_pseudo_masks.png",
+    ]
+    return [paint(workspace / "stages" / name, 20 * level) for level, name in enumerate(names)]
+
+
+def test_the_outcome_comes_first_and_what_few_readers_need_last(workspace):
+    page = report(workspace)
+    title, notice = page.texts_in("header", "h1"), page.texts_in("header", "p", "strong")
+    assert title == ["Vessel segmentation adapted from fundus photographs to OCTA: work & <play>"]
+    assert notice == ["Not a medical device."]
+    assert [text.split()[0] for text in page.texts_in("h2")] == STAGES
+    assert page.source.index("<h1") < page.source.index("Not a medical device") < page.source.index("<h2")
+    assert "Not run yet: there is no example picture." in page.text and page.text.count("Not run yet") == 2
+
+
+def test_the_summary_says_what_was_exported_and_how_it_compares(workspace):
+    assert report(workspace).texts_in("header", "p")[-1] == (
+        "A vessel segmenter for the target images was learnt from 3 source images with vessel masks and 1 target image "
+        "without any. Exported is round 1 of 1, the best one judged by measures that need no target mask; it marks a "
+        "vessel where its probability is at least 0.35. Its mean Dice over 8 evaluation images, with the 95 % "
+        "interval, is 71.23 % [60.00, 80.00], against 53.00 % [50.00, 56.00] for the baseline “source-negated” "
+        "(trained on source images with the target's polarity) and 90.00 % for the upper bound (trained with target "
+        "masks)."
+    )
+
+
+def test_the_summary_without_scores(workspace):
+    (workspace / "scores.json").unlink()
+    assert report(workspace).texts_in("header", "p")[-1].endswith("at least 0.35. It was not scored against masks.")
+
+
+def test_the_summary_where_no_round_was_better_than_the_start(workspace):
+    edit(workspace / "stages/co_optimization/rounds.json", lambda rounds: rounds.update(exported_round=0))
+    page = report(workspace)
+    assert "the segmenter that the rounds started from, “mined”: no round was better" in page.text
+    assert re.search(r'class="chosen">start <small>\(exported\)</small>', page.section("Rounds"))
+
+
+def test_the_threshold_is_that_of_the_bundle_where_it_has_a_number(workspace):
+    config = workspace / "vessel_segmentation" / "configs" / "inference.json"
+    save(config, {"threshold": "$@description.get('threshold', 0.5)"})
+    assert "at least 0.35." in report(workspace).text
+    save(config, {"threshold": 0.6})
+    assert "at least 0.6." in report(workspace).text
+
+
+def test_pictures_stand_in_the_order_of_the_work_with_the_example_on_top(workspace, pictures):
+    page = report(workspace)
+    found = page.pictures()
+    example, score_plot, round_curves, *stages, losses = found
+    assert [example, *stages] == pictures
+    assert len({score_plot, round_curves, losses, *pictures}) == 8
+    for word, count in zip(STAGES, (1, 1, 1, 4, 1, 0), strict=True):
+        assert page.section(word).count("<img") == count, word
+    assert page.texts_in("section", "figcaption")[3:7] == [
+        "Source generator: real patch, its mask, a patch drawn from noise for this mask.",
+        "Mined pairs: source patch, its mask, the patch redrawn in the target's look.",
+        "Round 1: source mask, the target-like patch generated for it.",
+        "Round 1: target image, the vessels marked in it before the round.",
+    ]
+
+
+def test_an_unknown_picture_is_named_by_its_file(workspace):
+    paint(workspace / "stages" / "ddpm_source" / "preview_<new>.png", 5)
+    assert "ddpm_source/preview_<new>.png" in report(workspace).texts_in("figcaption")
+
+
+def test_scores_stand_above_their_intervals(workspace):
+    page = report(workspace)
+    scores = page.section("Scores")
+    assert "<td>71.23 <small>[60.00, 80.00]</small></td>" in scores
+    assert "<td>3.50</td>" in scores  # no interval, no second line
+    assert "<b>chosen</b> & kept" in page.texts_in("td") and page.texts_in("th").count("Note") == 1
+    (row,) = re.findall(r'<tr class="chosen">.*', scores)
+    assert "(exported)" in row and "71.23" in row
+
+
+def test_rounds_and_candidates_show_measures_and_thresholds(workspace):
+    page = report(workspace)
+    rounds, candidates = page.section("Rounds").split("The rounds started from")
+
+    def cells(html, name):
+        (line,) = re.findall(rf'<tr><th scope="row">{name}.*', html)
+        return re.findall(r"<td[^>]*>([^<]*)</td>", line)
+
+    assert cells(rounds, "label-free score") == ["0.125", "0.875"]
+    assert cells(rounds, "threshold") == ["0.45", "0.35"]
+    assert cells(rounds, "consistency") == ["0.8", "0.9123"]
+    assert cells(rounds, "faithfulness") == ["–", "0.5"]
+    assert cells(rounds, "vessel fraction") == ["–", "–"]
+    assert cells(rounds, "my own") == ["3", "–"]
+    assert " segmenter “mined”: of 2 candidates it has the best label-free score, 0.75." in candidates
+    assert "aligned (trained on source images made to look like the target, no diffusion)" in candidates
+    assert re.findall(r'<th scope="col"[^>]*>(\w+)', candidates) == ["Measure", "mined", "aligned"]
+    assert cells(candidates, "threshold") == ["0.45", "0.65"]
+    assert cells(candidates, "label-free score") == ["0.75", "0.25"]
+
+
+def test_what_one_round_has_makes_no_curve(workspace):
+    with_curves = len(report(workspace).pictures())
+
+    def forget_the_first(rounds):
+        rounds["rounds"][0]["measures"] = {"vessel_fraction": 0.1}
+        rounds["rounds"][1]["measures"]["vessel_fraction"] = 0.2  # has no better side
+
+    edit(workspace / "stages/co_optimization/rounds.json", forget_the_first)
+    assert len(report(workspace).pictures()) == with_curves - 1
+
+
+def test_a_lone_candidate_and_a_round_that_made_it_worse_are_said(workspace):
+    assert "measures worse" not in report(workspace).text
+
+    def change(rounds):
+        rounds["rounds"][0] |= {"scores": {"mined": 1.0}, "candidates": {"mined": {"consistency": 0.8}}}
+        rounds["rounds"][1]["worse_than_before"] = True
+
+    edit(workspace / "stages/co_optimization/rounds.json", change)
+    page = report(workspace)
+    assert "Round 1 made the label-free measures worse than they were before it." in page.text
+    assert "“mined”; there was no other candidate." in page.text
+
+
+def test_provenance_is_told_in_short_and_folded_away_in_full(workspace):
+    page = report(workspace)
+    assert page.texts_in("li") == [
+        "Source: dark vessels (given), grey values: green (by mask).",
+        "Target: bright vessels (given), grey values: luma (by mask).",
+        "Scale, in working pixels for one native pixel: DRIVE 0.5 (given), FIVES 0.25 (by masks); target 2.",
+        "Source background: flattened (sigma 12.56 px). Source intensities: kept.",
+    ]
+    assert page.texts_in("summary") == [
+        "Manifest and preprocessing (20 lines)",
+        "Settings in effect, preset “demo” (2 lines)",
+        "Conditions of the evaluation (1 line)",
+    ]
+    assert all("open" not in attrs for attrs in page.all("details"))
+    folded = page.texts_in("details", "td") + page.texts_in("details", "th")
+    for expected in (
+        "3 items",
+        "net_def#channels",
+        "4, 8",
+        "exported_round",
+        "preprocessing: source: datasets: FIVES: scale",
     ):
-        assert expected in page.text, expected
-    assert "Not run yet" not in page.text
-    assert sum(row.get("class") == "chosen" for row in page.all("tr")) == 2
+        assert folded.count(expected) == 1, expected
+    outside = [text for around, text in page.texts if "details" not in around]
+    assert not {"3 items", "net_def#channels"} & set(outside)
+    assert "0" * 64 not in page.source and "quantiles" not in page.source
 
 
-def test_the_page_is_self_contained_and_described(workspace):
-    page = Page(write_report(workspace).read_text(encoding="utf-8"))
+def test_settings_of_an_evaluation_that_differ_are_shown_too(workspace):
+    edit(workspace / "scores.json", lambda scores: scores["conditions"]["settings"].update(t0=9))
+    assert "settings: t0" in report(workspace).texts_in("details", "th")
+
+
+def test_the_page_is_self_contained_and_described(workspace, pictures):
+    page = report(workspace)
     images = page.all("img")
-    assert len(images) == 3 and all(image["alt"] for image in images)
+    assert len(images) == 8 and all(image["alt"] for image in images)
     assert all(image["src"].startswith("data:image/png;base64,") for image in images)
-    assert not page.all("link") and not page.all("script")
-    assert page.all("html")[0]["lang"] == "en"
-    preview = (workspace / "stages" / "latent_mining" / "preview.png").read_bytes()
-    assert base64.b64decode(images[-1]["src"].split(",")[1]) == preview
+    assert not {"link", "script", "iframe", "object"} & {tag for tag, _ in page.tags}
+    assert not [name for _, attrs in page.tags for name in attrs if name.startswith("on")]
+    assert not re.search(r"https?:|@import|url\(", page.source)
+    assert page.all("html") == [{"lang": "en"}]
+    assert {attrs.get("scope") for attrs in page.all("th")} == {"row", "col"}
+    ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    assert {attrs["aria-labelledby"] for _, attrs in page.tags if "aria-labelledby" in attrs} <= set(ids)
+
+
+def test_every_colour_has_a_light_and_a_dark_value(workspace):
+    (style,) = report(workspace).texts_in("style")
+    light, dark = (dict(re.findall(r"--(\w+): (#\w+)", block)) for block in re.findall(r":root \{.*?\}", style))
+    assert light.keys() == dark.keys() and all(light[name] != dark[name] for name in light)
+    rules = re.sub(r":root \{.*?\}", "", style)
+    assert set(re.findall(r"var\(--(\w+)\)", rules)) <= light.keys()
+    assert re.findall(r"#\w+", rules) == ["#fff"]  # behind pictures, which are drawn on white
 
 
 def test_text_from_the_workspace_is_escaped(workspace):
-    html = write_report(workspace).read_text(encoding="utf-8")
-    assert "<script" not in html and "&lt;script&gt;" in html and "<b>chosen" not in html
-    assert not re.search(r"(src|href)=[\"']?https?:", html)
+    def poison(rounds):
+        rounds["rounds"][0]["candidates"]["<i>odd</i>"] = {"<u>measure</u>": 1}
+
+    edit(workspace / "stages/co_optimization/rounds.json", poison)
+    edit(workspace / "settings.json", lambda settings: settings["settings"].update({"<s>key</s>": "<q>value</q>"}))
+    page = report(workspace)
+    assert not {"script", "b", "play", "i", "u", "s", "q"} & {tag for tag, _ in page.tags}
+    for expected in ("<script>alert(1)</script>", "<b>chosen</b> & kept", "<i>odd</i>", "<u>measure</u>", "<s>key</s>"):
+        assert expected in page.text, expected
 
 
 def test_missing_parts_are_said_to_be_missing(tmp_path):
-    page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
-    assert page.text.count("Not run yet") == 5 and "Not a medical device" in page.text
-    assert not page.all("img")
+    page = report(tmp_path)
+    assert [page.section(word).count("Not run yet") for word in STAGES] == [1] * 6
+    assert page.texts_in("header", "p")[-1] == "No segmenter has been exported yet."
+    assert not page.all("img") and not page.all("details") and not page.all("table")
 
 
-def test_rounds_may_be_a_plain_list_and_csv_of_other_things_is_left_alone(tmp_path):
-    folder = tmp_path / "stages" / "co_optimization"
-    folder.mkdir(parents=True)
-    (folder / "rounds.json").write_text(json.dumps([{"round": 3, "measures": {"x": 1.5}, "chosen": True}]))
-    (folder / "measurements.csv").write_text("vessel,length\n1,2\n")
-    page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
-    assert "3 (chosen)" in page.text and "1.5" in page.text and page.text.count("Not run yet") == 4
+def test_a_workspace_that_is_only_prepared(tmp_path):
+    save(tmp_path / "manifest.json", MANIFEST)
+    page = report(tmp_path)
+    assert page.texts_in("header", "p")[-1] == (
+        "A vessel segmenter for the target images is being learnt from 3 source images with vessel masks and 1 target "
+        "image without any. No segmenter has been exported yet."
+    )
+    assert [page.section(word).count("Not run yet") for word in STAGES] == [1] * 5 + [0]
 
 
-def test_half_written_files_of_a_killed_run_are_left_alone(workspace):
+def test_csv_of_other_things_is_left_alone(tmp_path):
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages" / "measurements.csv").write_text("vessel,length\n1,2\n")
+    (tmp_path / "stages" / "losses.csv").write_text("iteration,loss\n")
+    assert "Not run yet: nothing was trained." in report(tmp_path).text
+
+
+def test_half_written_files_of_a_killed_run_are_left_alone(workspace, pictures):
     before = write_report(workspace).read_bytes()
     left = workspace / "stages" / "latent_mining" / ".writing-x"
     left.mkdir()
@@ -136,7 +383,7 @@ def test_half_written_files_of_a_killed_run_are_left_alone(workspace):
     assert write_report(workspace).read_bytes() == before
 
 
-def test_same_workspace_same_bytes(workspace):
+def test_same_workspace_same_bytes(workspace, pictures):
     assert write_report(workspace).read_bytes() == write_report(workspace).read_bytes()
 
 
@@ -146,19 +393,3 @@ def test_what_cannot_be_read_is_named(tmp_path):
     (tmp_path / "scores.json").write_text("{")
     with pytest.raises(InputError, match="scores.json"):
         write_report(tmp_path)
-
-
-def test_manifest_facts_join_names_and_leave_out_what_is_long():
-    manifest = {
-        "a": {"polarity_by": None, "sha256": "0" * 64, "scale": 0.123456},
-        "odd": [1, 2],
-        "many": list(range(40)),
-        "evaluation": [],
-    }
-    assert list(manifest_facts(manifest)) == [
-        ("a: polarity by", "–"),
-        ("a: scale", "0.1235"),
-        ("odd", "1, 2"),
-        ("many", "40 values"),
-        ("evaluation", "none"),
-    ]

@@ -16,7 +16,7 @@ ROWS = [
 
 def test_markdown_has_one_cell_per_column_and_marks_the_exported_row():
     head, rule, negated, final = score_table(ROWS).splitlines()
-    assert head.startswith("| Segmenter | Dice % | Dice at 0.5 % | ROC-AUC % |") and head.endswith("| HD95 px | Note |")
+    assert head.startswith("| Segmenter | Dice % | Dice % at 0.5 | ROC-AUC % |") and head.endswith("| HD95 px | Note |")
     assert rule.count("---:") == len(COLUMNS)
     assert "| source-negated | 53.12 [50.00, 56.00] | – |" in negated and "**" not in negated
     assert "| **final** | **70.00 [65.00, 75.00]** |" in final and "**3.14 [3.00, 4.00]**" in final
