@@ -18,7 +18,7 @@ def write_example(workspace: Path, predictions: Iterable[tuple[Tensor, Tensor]])
 
     Args:
         workspace: folder of an adaptation whose rounds are done.
-        predictions: one row each: a target image (1, h, w) in [-1, 1], and the mask of its vessels, {0, 1}, shape (H, W)
+        predictions: one row each: a target image (1, h, w) in [-1, 1], and the mask of its vessels, {0, 1}, (H, W)
             at any resolution. Not iterated over where the picture exists.
 
     Returns:
