@@ -193,6 +193,9 @@ def segment(
     scale: Annotated[
         float | None, typer.Option(help="Working pixels for one pixel, if the resolution is not the training's.")
     ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Probability from which on a pixel is vessel. Default: the segmenter's own.")
+    ] = None,
     suffix: Annotated[str | None, typer.Option(help="Format of the masks, such as .png. Default: the input's.")] = None,
     device: DeviceOption = None,
 ) -> None:
@@ -206,6 +209,7 @@ def segment(
         probability=probability,
         overlay=overlay,
         scale=scale,
+        threshold=threshold,
         suffix=suffix,
         device=device,
     )

@@ -224,6 +224,7 @@ def segment(
     probability: bool = False,
     overlay: bool = False,
     scale: float | None = None,
+    threshold: float | None = None,
     suffix: str | None = None,
     device: str | None = None,
 ) -> Path:
@@ -236,12 +237,18 @@ def segment(
         probability: also write probability maps.
         overlay: also write overlays.
         scale: working pixels for one pixel of the images, if they differ in resolution from the training images.
+        threshold: probability from which on a pixel is vessel, in (0, 1); by default the segmenter's own.
         suffix: format of the results; by default the input's own.
         device: ``cpu`` or ``cuda``.
 
     Returns:
         ``output``.
+
+    Raises:
+        InputError: nothing to segment, or an option out of range.
     """
+    if threshold is not None and not 0 < threshold < 1:
+        raise InputError(f"threshold: expected a probability between 0 and 1, got {threshold}")
     overrides = {
         "dataset_dir": str(source),
         "output_dir": str(output),
@@ -249,6 +256,7 @@ def segment(
         "overlay": overlay,
         "scale": scale,
         "output_suffix": suffix,
+        **({} if threshold is None else {"threshold": threshold}),
         **device_override(device),
     }
     _run_inference(["inference.json"], _bundle(bundle), overrides)

@@ -146,15 +146,16 @@ def test_adapt_prints_the_scores(calls, tmp_path):
 
 
 def test_segment_passes_everything(calls):
-    options = ["--probability", "--overlay", "--scale", 2, "--suffix", ".png", "--device", "cpu"]
+    options = ["--probability", "--overlay", "--scale", 2, "--threshold", 0.4, "--suffix", ".png", "--device", "cpu"]
     assert run("segment", "in", "out", "--bundle", "b", *options).exit_code == 0
-    expected = {"probability": True, "overlay": True, "scale": 2.0, "suffix": ".png", "device": "cpu"}
+    expected = {"probability": True, "overlay": True, "scale": 2.0, "threshold": 0.4, "suffix": ".png", "device": "cpu"}
     assert calls == [("segment", (Path("in"), Path("out"), Path("b")), expected)]
 
 
 def test_segment_defaults(calls):
     run("segment", "in", "out", "--bundle", "b")
-    assert calls[0][2] == {"probability": False, "overlay": False, "scale": None, "suffix": None, "device": None}
+    unset = {"scale": None, "threshold": None, "suffix": None, "device": None}
+    assert calls[0][2] == {"probability": False, "overlay": False, **unset}
 
 
 def test_evaluate_prints_scores_with_intervals(calls):

@@ -8,6 +8,7 @@ from PIL import Image
 from monai_vessel_uda import pipeline
 from monai_vessel_uda.data.images import read_image, read_mask
 from monai_vessel_uda.errors import InputError
+from monai_vessel_uda.files import load_json
 
 
 @pytest.fixture
@@ -41,7 +42,8 @@ def test_folder_of_all_formats(folder, adapted, tmp_path):
     assert np.allclose(nifti.affine, np.diag([-0.1, 0.2, 1, 1]))
     probability = read_image(out / "grey_probability.png").array
     assert probability.dtype == np.uint16
-    assert np.mean((probability / 65535 >= 0.5) == reference) > 0.999
+    threshold = load_json(adapted / "vessel_segmentation" / "models" / "model.json")["threshold"]
+    assert np.mean((probability / 65535 >= threshold) == reference) > 0.999
     assert read_image(out / "grey_overlay.png").array.shape == (64, 56, 3)
 
 
@@ -49,6 +51,20 @@ def test_single_file_and_scale(folder, adapted, tmp_path):
     out = pipeline.segment(folder / "grey.png", tmp_path / "out", adapted, scale=1.5, suffix=".tif")
     assert [path.name for path in out.iterdir()] == ["grey_vessels.tif"]
     assert read_mask(out / "grey_vessels.tif").shape == (64, 56)
+
+
+def test_the_segmenters_own_threshold_and_a_given_one(folder, adapted, tmp_path):
+    image = folder / "grey.png"
+    own = load_json(adapted / "vessel_segmentation" / "models" / "model.json")["threshold"]
+    fractions = []
+    for name, threshold in (("own", None), ("same", own), ("low", 1e-6), ("high", 1 - 1e-6)):
+        out = pipeline.segment(image, tmp_path / name, adapted, threshold=threshold)
+        fractions.append(float((read_image(next(out.glob("grey_vessels*"))).array > 0).mean()))
+    assert fractions[0] == fractions[1]
+    assert fractions[2] > fractions[0] >= fractions[3]
+    with pytest.raises(InputError, match="threshold"):
+        pipeline.segment(image, tmp_path / "none", adapted, threshold=1.5)
+    assert not (tmp_path / "none").exists()
 
 
 def test_evaluate_a_folder(adapted, phantoms, tmp_path):
