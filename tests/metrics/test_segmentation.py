@@ -9,7 +9,7 @@ from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.metrics.segmentation import centreline_dice, paired_difference, score_image, summarise
 
 KEYS = {
-    "dice", "roc_auc", "pr_auc", "accuracy", "sensitivity", "specificity", "balanced_accuracy", "cldice", "ahd_px",
+    "dice", "dice_at_half", "roc_auc", "pr_auc", "accuracy", "sensitivity", "specificity", "balanced_accuracy", "cldice", "ahd_px",
     "hd95_px",
 }  # fmt: skip
 
@@ -47,6 +47,13 @@ def test_set_distance_counts_overlap_as_zero():
     scores = score_image(line(5, width=4).astype(float), line(5, width=2))
     assert scores["ahd_px"] == pytest.approx(0.75)
     assert scores["dice"] == pytest.approx(2 * 2 / (4 + 2))
+
+
+def test_dice_at_half_does_not_follow_the_threshold():
+    probability, mask = 0.4 + 0.2 * line(5, width=2), line(5, width=4)
+    low, half = (score_image(probability, mask, threshold=threshold) for threshold in (0.3, 0.5))
+    assert low["dice"] == pytest.approx(2 * 120 / (600 + 120)) and half["dice"] == pytest.approx(2 * 60 / (60 + 120))
+    assert low["dice_at_half"] == half["dice_at_half"] == half["dice"]
 
 
 def test_hd95_ignores_a_lone_outlier():
