@@ -9,8 +9,8 @@ from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.metrics.segmentation import centreline_dice, paired_difference, score_image, summarise
 
 KEYS = {
-    "dice", "dice_at_half", "roc_auc", "pr_auc", "accuracy", "sensitivity", "specificity", "balanced_accuracy", "cldice", "ahd_px",
-    "hd95_px",
+    "dice", "dice_at_half", "roc_auc", "pr_auc", "accuracy", "sensitivity", "specificity", "balanced_accuracy",
+    "cldice", "ahd_px", "hd95_px",
 }  # fmt: skip
 
 
