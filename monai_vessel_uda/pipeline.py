@@ -290,7 +290,7 @@ def score(workspace: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     rounds = load_json(workspace / "stages" / "co_optimization" / "rounds.json")
     exported = rounds["exported_round"]
     rows = []
-    for name, weights in _segmenters(workspace, len(rounds["rounds"]) - 1):
+    for name, weights in trained_segmenters(workspace, len(rounds["rounds"]) - 1):
         output = weights.parent / "evaluation.json"
         if not output.exists() or load_json(output).get("weights_sha256") != sha256(weights):
             overrides = {
@@ -358,7 +358,7 @@ def _predictions(workspace: Path, count: int) -> "Iterator[tuple[Tensor, Tensor]
         yield transform(dict(item))["image"], probability >= threshold
 
 
-def _segmenters(workspace: Path, rounds: int) -> Iterator[tuple[str, Path]]:
+def trained_segmenters(workspace: Path, rounds: int) -> Iterator[tuple[str, Path]]:
     """Name and weights of every segmenter that was trained, in the order of the table."""
     folder = workspace / "stages"
     places = {SHOWN_AS[name]: folder / "segmenters" / name for name in (*BASELINES, "mined")}

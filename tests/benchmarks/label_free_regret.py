@@ -23,7 +23,7 @@ from monai_vessel_uda.data.manifest import datalist, load_manifest
 from monai_vessel_uda.engines.inference import native_probabilities
 from monai_vessel_uda.files import load_json
 from monai_vessel_uda.metrics.label_free import THRESHOLDS, best_threshold
-from monai_vessel_uda.pipeline import _segmenters
+from monai_vessel_uda.pipeline import trained_segmenters
 
 
 def dice_by_threshold(probabilities: list[Any], masks: list[Any]) -> np.ndarray:
@@ -50,7 +50,7 @@ def main() -> None:
     rounds = load_json(options.workspace / "stages" / "co_optimization" / "rounds.json")
     masks = [read_mask(item["label"]) for item in items]
     rows, measures, images = [], {}, None
-    for name, weights in _segmenters(options.workspace, len(rounds["rounds"]) - 1):
+    for name, weights in trained_segmenters(options.workspace, len(rounds["rounds"]) - 1):
         config = ConfigParser()
         bundle = options.workspace.resolve() / "vessel_segmentation"
         config.read_config(bundle / "configs" / "inference.json")
