@@ -60,7 +60,9 @@ def _value(text: str) -> Any:
 
 
 WorkspaceArgument = Annotated[Path, typer.Argument(help="Folder of this adaptation; made if it does not exist.")]
-BundleArgument = Annotated[Path, typer.Argument(help="A vessel_segmentation bundle, or a workspace that holds one.")]
+BundleArgument = Annotated[
+    Path, typer.Argument(help="A vessel_segmentation bundle, its zip, or a workspace that holds one.")
+]
 SourceOption = Annotated[
     list[Path] | None,
     typer.Option("--source", help="Folder of source images with vessel masks. Repeat it for several folders."),
@@ -77,6 +79,10 @@ UpperBoundOption = Annotated[
 SeedOption = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
 PresetOption = Annotated[
     str, typer.Option(help="Scale of the job: full (a GPU), small (CPU cores) or demo (phantoms).")
+]
+SettingsOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="id=value: any id of the bundle configs, value as JSON. Repeatable."),
 ]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu or cuda. Default: a GPU where there is one.")]
 
@@ -152,11 +158,11 @@ def adapt(
     upper_bound: UpperBoundOption = None,
     preset: PresetOption = "full",
     rounds: Annotated[int | None, typer.Option(help="Rounds of co-optimisation. Default: the preset's.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="id=value: any id of the bundle configs, value as JSON. Repeatable."),
-    ] = None,
+    settings: SettingsOption = None,
     baselines: Annotated[bool, typer.Option(help="Also train what the result is compared with.")] = True,
+    registered_model: Annotated[
+        str, typer.Option(help="Model in MLflow's registry of which the segmenter becomes a version.")
+    ] = "vessel_segmentation",
     seed: SeedOption = 0,
     device: DeviceOption = None,
 ) -> None:
@@ -176,7 +182,7 @@ def adapt(
     overrides = _overrides(settings or [])
     if rounds is not None:
         overrides["rounds"] = rounds
-    bundle = pipeline.adapt(workspace, preset, overrides, baselines, device)
+    bundle = pipeline.adapt(workspace, preset, overrides, baselines, device, registered_model)
     scores = workspace / "scores.md"
     if scores.exists():
         typer.echo(scores.read_text())
@@ -197,6 +203,7 @@ def segment(
         float | None, typer.Option(help="Probability from which on a pixel is vessel. Default: the segmenter's own.")
     ] = None,
     suffix: Annotated[str | None, typer.Option(help="Format of the masks, such as .png. Default: the input's.")] = None,
+    runtime: Annotated[str, typer.Option(help="torch, torchscript or onnx; 'convert' makes the last two.")] = "torch",
     device: DeviceOption = None,
 ) -> None:
     """Write the vessel masks of images, at their own size and with their geometry."""
@@ -211,6 +218,7 @@ def segment(
         scale=scale,
         threshold=threshold,
         suffix=suffix,
+        runtime=runtime,
         device=device,
     )
     typer.echo(f"masks: {written}")
@@ -232,6 +240,76 @@ def evaluate(
     typer.echo(f"{len(result['per_image'])} images, mean [95 % interval]")
     for name, (heading, factor) in COLUMNS.items():
         typer.echo(f"{heading:<20} {format_score(result['summary'].get(name), factor)}")
+
+
+@app.command()
+def package(
+    bundle: BundleArgument,
+    output: Annotated[
+        Path | None, typer.Option(help="The zip, or a folder for it. Default: beside the bundle.")
+    ] = None,
+) -> None:
+    """Pack a finished bundle as the zip that MONAI's download and load accept."""
+    from .deployment.archive import opened_bundle, package_bundle
+
+    with opened_bundle(bundle) as folder:
+        typer.echo(package_bundle(folder, output))
+
+
+@app.command()
+def convert(
+    bundle: Annotated[Path, typer.Argument(help="A vessel_segmentation bundle, or a workspace that holds one.")],
+    to: Annotated[list[str], typer.Option(help="torchscript or onnx. Repeatable.")],
+) -> None:
+    """Write a bundle's segmenter as TorchScript or ONNX, compared with PyTorch before it is kept."""
+    from .deployment.archive import opened_bundle
+    from .deployment.runtimes import convert_bundle
+
+    if bundle.is_file():
+        raise InputError(f"{bundle}: expected a bundle's folder; a zip is not changed")
+    with opened_bundle(bundle) as folder:
+        for runtime in to:
+            typer.echo(convert_bundle(folder, runtime))
+
+
+@app.command("import-generator")
+def import_generator(
+    workspace: Annotated[Path, typer.Argument(help="Folder that 'prepare' made.")],
+    checkpoint: Annotated[Path, typer.Argument(help="File with the state dict of a DiffusionModelUNet.")],
+    domain: Annotated[str, typer.Option(help="What it draws: source or target images.")],
+    key: Annotated[str | None, typer.Option(help="Which network, where the file holds several.")] = None,
+    preset: PresetOption = "full",
+    settings: SettingsOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Use a generator that was trained with monai-generative or MONAI, instead of training one.
+
+    It must predict the noise (epsilon) of grey images in [-1, 1] with bright vessels, under the linear beta schedule.
+    Afterwards look at samples.png, then run adapt with the same --preset and --set.
+    """
+    from . import pipeline
+
+    overrides = _overrides(settings or [])
+    folder = pipeline.import_generator(workspace, checkpoint, domain, preset, overrides, key=key, device=device)
+    typer.echo(f"generator: {folder}")
+
+
+@app.command()
+def label(
+    studies: Annotated[Path, typer.Option(help="Folder of the images to label.")],
+    bundle: Annotated[Path, typer.Option(help="A vessel_segmentation bundle, or a workspace that holds one.")],
+    host: Annotated[
+        str, typer.Option(help="Address to listen on. Beyond the loopback address, whoever reaches it sees the images.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8000,
+    environment: Annotated[
+        Path | None, typer.Option(help="Virtual environment with MONAI Label. Default: what 'make label' made.")
+    ] = None,
+) -> None:
+    """Start MONAI Label's server: correct masks in 3D Slicer or another client, fine-tune, ask what to label next."""
+    from .label import serve
+
+    serve(studies, bundle, host=host, port=port, environment=environment)
 
 
 @app.command()

@@ -62,8 +62,9 @@ def load_tensors(path: str | Path, **kwargs: Any) -> Any:
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
     except Exception as error:  # torch raises half a dozen types for a file that it cannot read
+        # torch's own text would advise to load it with code execution allowed
         raise InputError(
-            f"{path}: expected a file of tensors, got something else or a truncated file ({error})"
+            f"{path}: expected a file of tensors, got something else or a truncated file ({type(error).__name__})"
         ) from error
 
 
@@ -103,6 +104,14 @@ def sha256(path: str | Path) -> str:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error}); check the path.") from error
     return digest.hexdigest()
+
+
+def check_path(path: str | Path) -> None:
+    """Refuse paths that MONAI's config language would rewrite ('#' separates ids there)."""
+    if "#" in str(path):
+        raise InputError(
+            f"{path}: a path with '#' cannot be used, since bundle configs read it as a separator; rename it"
+        )
 
 
 def _finite(value: Any) -> Any:

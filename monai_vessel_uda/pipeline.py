@@ -12,16 +12,18 @@ A workspace is a folder::
 """
 
 import logging
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
+from .deployment.archive import opened_bundle
+from .deployment.exported_bundle import export_bundle, record_scores
+from .deployment.runtimes import FILES
 from .errors import InputError, surfacing_input_errors
-from .files import load_json, replacing, save_json, sha256
-from .settings import bundle_folder, device_override, resolve_settings, set_id, warn_if_hopeless
+from .files import check_path, load_json, replacing, save_json, sha256
+from .settings import bundle_folder, device_override, resolve_settings, warn_if_hopeless
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,7 +84,6 @@ def prepare(
     """
     from .data.layouts import find_items
     from .data.manifest import build_manifest, save_manifest
-    from .engines.stage import check_path
     from .progress import Progress
     from .transforms.preprocessing import estimate_preprocessing
 
@@ -125,6 +126,7 @@ def adapt(
     overrides: Mapping[str, Any] | None = None,
     baselines: bool = True,
     device: str | None = None,
+    registered_model: str = "vessel_segmentation",
 ) -> Path:
     """Run all stages, skipping finished ones and resuming an interrupted one; evaluate, export, report.
 
@@ -134,31 +136,39 @@ def adapt(
         overrides: ids of the bundle configs and their values, for all stages that have them.
         baselines: also train the baselines, and the upper bound if the manifest has masks for it.
         device: ``cpu`` or ``cuda``; a GPU where there is one by default.
+        registered_model: name in MLflow's model registry of which the exported bundle becomes a version.
 
     Returns:
         The exported bundle's folder.
 
     Raises:
-        InputError: no manifest, changed files, an unknown override, a device that is not there.
+        InputError: no manifest, changed files, an unknown override, a device that is not there, an MLflow server that
+            does not answer.
     """
     from .data.manifest import load_manifest, verify_files
+    from .engines.tracking import AdaptationTracker, check_model_name
     from .report.example import write_example
     from .report.html import write_report
 
     workspace = Path(workspace)
+    check_model_name(registered_model)
     manifest = load_manifest(workspace / "manifest.json")
     verify_files(manifest)
     settings = resolve_settings(preset, {**(overrides or {}), **device_override(device), "seed": manifest["seed"]})
+    tracking = AdaptationTracker(workspace, settings.get("track", True)).start({"preset": preset, **settings})
     save_json({"version": 1, "preset": preset, "settings": settings}, workspace / "settings.json")
     warn_if_hopeless(preset, device)
     evaluated = bool(manifest["evaluation"])
     for step in stages(baselines, baselines and evaluated and bool(manifest["supervised"])):
         run_step(workspace, step, settings)
-    bundle = export(workspace, settings)
+    bundle = export_bundle(workspace, settings)
     if evaluated:
         score(workspace, settings)
     write_example(workspace, _predictions(workspace, 3))
     write_report(workspace)
+    tracking.log_results()
+    tracking.log_bundle(bundle, registered_model)
+    tracking.finish()
     return bundle
 
 
@@ -177,7 +187,7 @@ def run_step(workspace: Path, step: Step, settings: Mapping[str, Any]) -> bool:
     """Run one stage unless it is finished; returns whether it ran."""
     from .engines.stage import is_finished
 
-    workflow = _workflow([step.config], step.bundle, {**settings, **step.overrides, "workspace": str(workspace)})
+    workflow = _stage_workflow(workspace, step, settings)
     parser = workflow.parser
     with surfacing_input_errors():
         parser.parse(True)
@@ -186,34 +196,56 @@ def run_step(workspace: Path, step: Step, settings: Mapping[str, Any]) -> bool:
             logger.info("%s: finished before, skipped", Path(output_dir).name)
             return False
         workflow.initialize()
+        parser.get_parsed_content("stage").tracker.log_config(parser.get())
         workflow.run()
         workflow.finalize()
     return True
 
 
-def export(workspace: Path, settings: Mapping[str, Any]) -> Path:
-    """Copy the inference bundle into the workspace, with the best round's weights and their description."""
-    destination = workspace / "vessel_segmentation"
-    weights = workspace / "stages" / "co_optimization" / "weights.pt"
-    if (destination / "models" / "model.pt").exists() and sha256(destination / "models" / "model.pt") == sha256(
-        weights
-    ):
-        return destination
-    making = workspace / ".vessel_segmentation"
-    shutil.rmtree(making, ignore_errors=True)
-    shutil.copytree(bundle_folder("vessel_segmentation"), making, ignore=shutil.ignore_patterns("models"))
-    (making / "models").mkdir()
-    shutil.copy2(weights, making / "models" / "model.pt")
-    description = load_json(weights.with_suffix(".json"))
-    save_json({**description, "exported_with": __version__}, making / "models" / "model.json")
-    inference = making / "configs" / "inference.json"
-    config = load_json(inference)
-    for key, value in settings.items():
-        set_id(config, key, value)
-    inference.write_text(_as_config(config))
-    shutil.rmtree(destination, ignore_errors=True)
-    making.rename(destination)
-    return destination
+def import_generator(
+    workspace: str | Path,
+    checkpoint: str | Path,
+    domain: str,
+    preset: str = "full",
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    key: str | None = None,
+    device: str | None = None,
+) -> Path:
+    """Make a checkpoint that was trained with monai-generative the generator of one domain, instead of training it.
+
+    Args:
+        workspace: folder with a manifest.
+        checkpoint: file with the state dict of monai-generative's ``DiffusionModelUNet``, trained to predict the noise
+            of images in [-1, 1] with the linear beta schedule.
+        domain: ``source`` or ``target``.
+        preset: as for :func:`adapt`, which skips the stage where it is given the same preset and overrides.
+        overrides: as for :func:`adapt`.
+        key: which network, where the checkpoint holds several.
+        device: ``cpu`` or ``cuda``; a GPU where there is one by default.
+
+    Returns:
+        The stage's folder.
+
+    Raises:
+        InputError: no manifest, or a checkpoint that cannot be used; then nothing is written.
+    """
+    from .data.manifest import load_manifest, verify_files
+    from .engines import generative
+
+    workspace = Path(workspace)
+    manifest = load_manifest(workspace / "manifest.json")
+    verify_files(manifest)
+    if domain not in ("source", "target"):
+        raise InputError(f"domain: expected 'source' or 'target', got {domain!r}")
+    settings = resolve_settings(preset, {**(overrides or {}), **device_override(device), "seed": manifest["seed"]})
+    parser = _stage_workflow(workspace, Step("ddpm_pretrain", "train.json", {"domain": domain}), settings).parser
+    with surfacing_input_errors():
+        parser.parse(True)
+        folder = Path(parser.get_parsed_content("output_dir"))
+        if not generative.import_generator(parser.get_parsed_content, checkpoint, key):
+            logger.info("%s: imported before, skipped", folder.name)
+    return folder
 
 
 def segment(
@@ -226,6 +258,7 @@ def segment(
     scale: float | None = None,
     threshold: float | None = None,
     suffix: str | None = None,
+    runtime: str = "torch",
     device: str | None = None,
 ) -> Path:
     """Segment one image or a folder with an exported bundle.
@@ -233,12 +266,13 @@ def segment(
     Args:
         source: image file or folder.
         output: folder of the results.
-        bundle: a ``vessel_segmentation`` folder, or a workspace that holds one.
+        bundle: a ``vessel_segmentation`` folder, its zip, or a workspace that holds one.
         probability: also write probability maps.
         overlay: also write overlays.
         scale: working pixels for one pixel of the images, if they differ in resolution from the training images.
         threshold: probability from which on a pixel is vessel, in (0, 1); by default the segmenter's own.
         suffix: format of the results; by default the input's own.
+        runtime: ``torch``, or ``torchscript`` or ``onnx`` if the bundle was converted.
         device: ``cpu`` or ``cuda``.
 
     Returns:
@@ -254,12 +288,18 @@ def segment(
         "output_dir": str(output),
         "probability": probability,
         "overlay": overlay,
-        "scale": scale,
         "output_suffix": suffix,
+        **({} if scale is None else {"scale": scale}),
         **({} if threshold is None else {"threshold": threshold}),
         **device_override(device),
     }
-    _run_inference(["inference.json"], _bundle(bundle), overrides)
+    if runtime not in ("torch", *FILES):
+        raise InputError(f"runtime: expected one of torch, {', '.join(FILES)}, got {runtime!r}")
+    with opened_bundle(bundle) as folder:
+        if runtime != "torch" and not (folder / FILES[runtime]).is_file():
+            raise InputError(f"{folder}: no {FILES[runtime]}; make it with 'vessel-uda convert BUNDLE --to {runtime}'")
+        overlays = ["segment.json", *([] if runtime == "torch" else [f"inference_{runtime}.json"])]
+        _run_inference(folder, overlays, overrides)
     return Path(output)
 
 
@@ -275,7 +315,8 @@ def evaluate(
     values = {"evaluation_dir": _text(folder), "manifest": _text(manifest), **(overrides or {})}
     if output is not None:
         values["output"] = str(output)
-    result: dict[str, Any] = _run_inference(["inference.json", "evaluate.json"], _bundle(bundle), values)[0]
+    with opened_bundle(bundle) as opened:
+        result: dict[str, Any] = _run_inference(opened, ["segment.json", "score.json"], values)[0]
     return result
 
 
@@ -293,13 +334,8 @@ def score(workspace: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     for name, weights in trained_segmenters(workspace, len(rounds["rounds"]) - 1):
         output = weights.parent / "evaluation.json"
         if not output.exists() or load_json(output).get("weights_sha256") != sha256(weights):
-            overrides = {
-                "model": str(weights),
-                "model_description": str(weights.with_suffix(".json")),
-                "seed": settings["seed"],
-            }
-            manifest = workspace / "manifest.json"
-            result = evaluate(bundle, None, output, manifest=manifest, overrides=overrides)
+            overrides = {"ckpt_path": str(weights), "seed": settings["seed"]}
+            result = evaluate(bundle, None, output, manifest=workspace / "manifest.json", overrides=overrides)
             save_json({**result, "weights_sha256": sha256(weights)}, output)
         is_exported = name == (f"round {exported}" if exported else SHOWN_AS[rounds["started_from"]])
         rows.append({"name": name, "scores": load_json(output)["summary"], "exported": is_exported, "note": ""})
@@ -312,30 +348,41 @@ def score(workspace: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     }
     result = {"rows": rows, "conditions": conditions}
     save_json(result, workspace / "scores.json")
+    evaluated = len(load_json(workspace / "manifest.json")["evaluation"])
+    record_scores(bundle, next(row["scores"] for row in rows if row["exported"]), evaluated)
     for suffix, text in ((".md", score_table(rows)), (".csv", score_csv(rows))):
         with replacing(workspace / f"scores{suffix}") as temporary:
             temporary.write_text(text)
     return result
 
 
-def _workflow(configs: Sequence[str], bundle: str | Path, overrides: Mapping[str, Any]) -> Any:
+def _stage_workflow(workspace: Path, step: Step, settings: Mapping[str, Any]) -> Any:
+    root = bundle_folder(step.bundle)
+    overrides = {**settings, **step.overrides, "workspace": str(workspace)}
+    return _workflow([root / "configs" / step.config], root, overrides)
+
+
+def _workflow(configs: Sequence[Path], root: Path, overrides: Mapping[str, Any]) -> Any:
     from monai.bundle import ConfigWorkflow
 
-    root = bundle_folder(bundle) if isinstance(bundle, str) else bundle
-    files = [str(root / "configs" / name) for name in configs]
-    ids = {key for file in files for key in load_json(file)}
+    ids = {key for file in configs for key in load_json(file)}
     known = {key: value for key, value in overrides.items() if key.split("#")[0] in ids}
     logging.getLogger("ignite").setLevel(logging.WARNING)
+    files = [str(file) for file in configs]
     return ConfigWorkflow(files, logging_file=False, workflow_type=None, bundle_root=str(root), **known)
 
 
-def _run_inference(configs: Sequence[str], bundle: Path, overrides: Mapping[str, Any]) -> list[Any]:
-    from .engines.stage import check_path
+def _inference_workflow(bundle: Path, overlays: Sequence[str], overrides: Mapping[str, Any]) -> Any:
+    """The bundle's own inference, with this package's reading, checking and writing of files laid over it."""
+    ours = bundle_folder("vessel_segmentation") / "configs"
+    return _workflow([bundle / "configs" / "inference.json", *(ours / name for name in overlays)], bundle, overrides)
 
+
+def _run_inference(bundle: Path, overlays: Sequence[str], overrides: Mapping[str, Any]) -> list[Any]:
     for key in ("dataset_dir", "output_dir", "output"):
         if overrides.get(key):
             check_path(overrides[key])
-    workflow = _workflow(configs, bundle, overrides)
+    workflow = _inference_workflow(bundle, overlays, overrides)
     with surfacing_input_errors():
         workflow.initialize()
         results: list[Any] = workflow.run()
@@ -348,7 +395,7 @@ def _predictions(workspace: Path, count: int) -> "Iterator[tuple[Tensor, Tensor]
     from .data.manifest import datalist, load_manifest
     from .engines.inference import native_probabilities
 
-    workflow = _workflow(["inference.json"], _bundle(workspace), {})
+    workflow = _inference_workflow(workspace / "vessel_segmentation", ["segment.json"], {})
     workflow.parser.parse(True)
     network, transform, inferer, threshold = (
         workflow.parser.get_parsed_content(name) for name in ("network", "preprocessing", "inferer", "threshold")
@@ -368,23 +415,6 @@ def trained_segmenters(workspace: Path, rounds: int) -> Iterator[tuple[str, Path
     for name, place in places.items():
         if (place / "weights.pt").exists():
             yield name, place / "weights.pt"
-
-
-def _bundle(path: str | Path) -> Path:
-    for folder in (Path(path), Path(path) / "vessel_segmentation"):
-        if (folder / "configs" / "inference.json").exists():
-            if not (folder / "models" / "model.pt").exists():
-                raise InputError(
-                    f"{folder}: this bundle has no weights (models/model.pt); run 'vessel-uda adapt' first"
-                )
-            return folder.resolve()
-    raise InputError(f"{path}: expected a vessel_segmentation bundle or a workspace that holds one")
-
-
-def _as_config(config: Mapping[str, Any]) -> str:
-    import json
-
-    return json.dumps(config, indent=4) + "\n"
 
 
 def _text(path: str | Path | None) -> str | None:

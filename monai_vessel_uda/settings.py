@@ -15,6 +15,15 @@ logger = logging.getLogger("monai_vessel_uda")
 ABOUT_A_PRESET = ("about", "target_scale")
 """Keys of a preset that no bundle has: a sentence, and ``target_scale`` for preparing."""
 
+ADAPTATION_CONFIGS = (
+    "ddpm_pretrain/train.json",
+    "latent_mining/mine.json",
+    "latent_mining/train.json",
+    "co_optimization/train.json",
+    "vessel_segmentation/inference.json",
+)
+"""Bundle and config of every stage, and of what the adaptation exports."""
+
 
 def bundles_folder() -> Path:
     """Where the four bundles and the presets lie: inside an installed package, or at the top level of a checkout."""
@@ -95,10 +104,11 @@ def _check_counts(settings: Mapping[str, Any]) -> None:
 
 
 def _known_ids() -> set[str]:
+    """Ids of the configs that an adaptation runs or exports; another config's would be taken and do nothing."""
     ids: set[str] = set()
-    for path in bundles_folder().glob("*/configs/*.json"):
-        if path.name != "metadata.json":
-            ids |= set(load_json(path))
+    for name in ADAPTATION_CONFIGS:
+        bundle, config = name.split("/")
+        ids |= set(load_json(bundle_folder(bundle) / "configs" / config))
     return ids
 
 

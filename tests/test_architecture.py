@@ -18,9 +18,22 @@ MAY_IMPORT = {
     "engines": {"data", "transforms", "diffusion", "losses", "metrics", "methods"},
     "report": set(),
     "settings": set(),
-    "pipeline": {"data", "transforms", "diffusion", "losses", "metrics", "methods", "engines", "report", "settings"},
+    "deployment": {"data", "settings"},
+    "pipeline": {
+        "deployment",
+        "data",
+        "transforms",
+        "diffusion",
+        "losses",
+        "metrics",
+        "methods",
+        "engines",
+        "report",
+        "settings",
+    },
     "demo": {"data", "pipeline"},
-    "cli": {"demo", "pipeline", "report", "settings"},
+    "label": {"deployment"},
+    "cli": {"demo", "deployment", "label", "pipeline", "report", "settings"},
 }
 
 

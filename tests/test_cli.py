@@ -113,7 +113,7 @@ def test_adapt_prepares_first_where_nothing_was_prepared(calls, tmp_path):
     assert result.exit_code == 0
     assert [name for name, _, _ in calls] == ["prepare", "adapt"]
     assert calls[0][2] == {"seed": 4, "target_scale": 0.37}
-    assert calls[1][1] == (tmp_path / "w", "small", {}, True, None)
+    assert calls[1][1] == (tmp_path / "w", "small", {}, True, None, "vessel_segmentation")
 
 
 def test_adapt_does_not_prepare_twice(calls, tmp_path):
@@ -127,10 +127,11 @@ def test_adapt_passes_overrides(calls, tmp_path):
     (tmp_path / "manifest.json").write_text("{}")
     settings = ["t0=9", "decoder=ancestral", "segmenter_def#channels=[8, 16]", "amp=true", "pairs_dir=a=b"]
     options = [part for setting in settings for part in ("--set", setting)]
-    result = run("adapt", tmp_path, "--rounds", 2, "--no-baselines", "--device", "cpu", *options)
+    fixed = ["--rounds", 2, "--no-baselines", "--device", "cpu", "--registered-model", "clinic"]
+    result = run("adapt", tmp_path, *fixed, *options)
     assert result.exit_code == 0, result.stderr
     expected = {"t0": 9, "decoder": "ancestral", "segmenter_def#channels": [8, 16], "amp": True, "pairs_dir": "a=b"}
-    assert calls[0][1] == (tmp_path, "full", {**expected, "rounds": 2}, False, "cpu")
+    assert calls[0][1] == (tmp_path, "full", {**expected, "rounds": 2}, False, "cpu", "clinic")
 
 
 def test_adapt_passes_zero_rounds_on_to_be_refused(calls, tmp_path):
@@ -147,15 +148,17 @@ def test_adapt_prints_the_scores(calls, tmp_path):
 
 def test_segment_passes_everything(calls):
     options = ["--probability", "--overlay", "--scale", 2, "--threshold", 0.4, "--suffix", ".png", "--device", "cpu"]
+    options += ["--runtime", "onnx"]
     assert run("segment", "in", "out", "--bundle", "b", *options).exit_code == 0
-    expected = {"probability": True, "overlay": True, "scale": 2.0, "threshold": 0.4, "suffix": ".png", "device": "cpu"}
+    expected = {"probability": True, "overlay": True, "scale": 2.0, "threshold": 0.4, "suffix": ".png"}
+    expected |= {"runtime": "onnx", "device": "cpu"}
     assert calls == [("segment", (Path("in"), Path("out"), Path("b")), expected)]
 
 
 def test_segment_defaults(calls):
     run("segment", "in", "out", "--bundle", "b")
     unset = {"scale": None, "threshold": None, "suffix": None, "device": None}
-    assert calls[0][2] == {"probability": False, "overlay": False, **unset}
+    assert calls[0][2] == {"probability": False, "overlay": False, "runtime": "torch", **unset}
 
 
 def test_evaluate_prints_scores_with_intervals(calls):
@@ -191,6 +194,9 @@ def test_version():
         ["segment", "missing", "w", "--bundle", "missing"],
         ["evaluate", "missing", "w"],
         ["report", "missing"],
+        ["package", "missing"],
+        ["convert", "missing", "--to", "onnx"],
+        ["import-generator", "missing", "missing", "--domain", "source"],
     ],
 )
 def test_bad_input_is_one_line_and_code_2_and_leaves_nothing(arguments, tmp_path, monkeypatch):
@@ -258,7 +264,8 @@ def test_help_needs_no_heavy_package():
     program = """
 import sys
 from monai_vessel_uda.cli import app
-for command in ([], ["demo"], ["prepare"], ["adapt"], ["segment"], ["evaluate"], ["report"]):
+names = "demo prepare adapt segment evaluate package convert import-generator label report".split()
+for command in ([], *([name] for name in names)):
     try:
         app([*command, "--help"])
     except SystemExit as stopped:

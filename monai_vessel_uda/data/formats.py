@@ -7,7 +7,7 @@ writer. Axis orders meet here: NIfTI and ITK index the horizontal axis first, ar
 |---|---|---|---|
 | photographs | .png .jpg .jpeg .tif .tiff .bmp .gif .ppm .pgm .pnm, each also with .gz | Pillow | none |
 | NIfTI | .nii .nii.gz | nibabel | affine |
-| ITK | .mha .mhd .dcm | ITK | origin, spacing, direction |
+| ITK | .mha .mhd .dcm | ITK, pydicom for DICOM that ITK does not know | origin, spacing, direction |
 """
 
 from __future__ import annotations
@@ -166,11 +166,13 @@ def write_nifti(values: np.ndarray, path: Path, spacing: tuple[float, float], me
 
 
 def _itk_header(path: Path) -> Any:
-    """Return ITK's reader of `path` with the header read."""
+    """Return ITK's reader of `path` with the header read, or None for a DICOM kind that ITK does not know."""
     import itk
 
     header = itk.ImageIOFactory.CreateImageIO(str(path), itk.CommonEnums.IOFileMode_ReadMode)
     if header is None:
+        if path.suffix.lower() == ".dcm":
+            return None
         raise ValueError("no reader recognises its content")
     header.SetFileName(str(path))
     header.ReadImageInformation()
@@ -181,8 +183,11 @@ def read_itk(path: Path) -> Decoded:
     """Read MetaImage or DICOM; ITK itself inverts DICOM's MONOCHROME1, as a viewer does."""
     import itk
 
+    header = _itk_header(path)
+    if header is None:
+        return _read_pydicom(path)
     # MetaImage says "three channels", which ITK would take for a kind of vector that Python cannot hold.
-    colours = {3: itk.RGBPixel, 4: itk.RGBAPixel}.get(_itk_header(path).GetNumberOfComponents())
+    colours = {3: itk.RGBPixel, 4: itk.RGBAPixel}.get(header.GetNumberOfComponents())
     image = itk.imread(str(path), colours[itk.UC] if colours else None)
     stored = np.array(itk.array_view_from_image(image))
     dimension = image.GetImageDimension()
@@ -200,9 +205,31 @@ def read_itk(path: Path) -> Decoded:
     return array[..., :3] if array.ndim == 3 else array, (spacing[down], spacing[across]), meta
 
 
+def _dicom(path: Path, stop_before_pixels: bool = False) -> Any:
+    import pydicom
+
+    dataset = pydicom.dcmread(path, stop_before_pixels=stop_before_pixels)
+    if int(dataset.get("NumberOfFrames") or 1) > 1:
+        raise InputError(f"{path}: {dataset.NumberOfFrames} frames where one image is expected; export one per file.")
+    return dataset
+
+
+def _read_pydicom(path: Path) -> Decoded:
+    """Read what ITK does not, above all 'Ophthalmic OCT En Face Image', the standard's own kind for en-face OCTA."""
+    dataset = _dicom(path)
+    array = dataset.pixel_array
+    if dataset.PhotometricInterpretation == "MONOCHROME1":
+        array = array.max() - array
+    spacing = [float(value) for value in dataset.get("PixelSpacing") or (1.0, 1.0)]
+    return array, (spacing[0], spacing[1]), {"kind": "dicom"}
+
+
 def itk_size(path: Path) -> tuple[int, int]:
     """Return (height, width) of a MetaImage or DICOM file from its header."""
     header = _itk_header(path)
+    if header is None:
+        dataset = _dicom(path, stop_before_pixels=True)
+        return int(dataset.Rows), int(dataset.Columns)
     shape = tuple(header.GetDimensions(axis) for axis in reversed(range(header.GetNumberOfDimensions())))
     down, across = plane_axes(path, shape)
     return shape[down], shape[across]

@@ -20,6 +20,8 @@ from monai_vessel_uda.data.images import (
 )
 from monai_vessel_uda.errors import InputError
 
+from ..deploy.en_face import SPACING, write_en_face
+
 HEIGHT, WIDTH = 24, 40
 AFFINE = np.array([[-0.02, 0.005, 0, 3], [0.004, -0.03, 0, -7], [0, 0, 0.5, 11], [0, 0, 0, 1.0]])
 LOSSLESS = [s for s in IMAGE_SUFFIXES if not s.startswith((".jp", ".dcm"))]
@@ -138,6 +140,19 @@ def test_exif_orientation_is_applied(tmp_path):
         Image.fromarray(np.rot90(picture())).save(tmp_path / name, exif=exif)
         assert np.array_equal(read_image(tmp_path / name).array, picture())
         assert image_size(tmp_path / name) == (HEIGHT, WIDTH)
+
+
+def test_en_face_dicom_that_itk_does_not_know(tmp_path):
+    """The standard's own kind for en-face OCTA images, with unequal pixel sides."""
+    path = write_en_face(tmp_path / "eye.dcm", picture())
+    image = read_image(path)
+    assert np.array_equal(image.array, picture())
+    assert image.spacing == pytest.approx(SPACING)
+    assert image_size(path) == picture().shape
+    write_like(picture() > 100, tmp_path / "mask.mha", image)
+    assert np.array_equal(read_mask(tmp_path / "mask.mha"), picture() > 100)
+    write_en_face(tmp_path / "inverse.dcm", picture(), PhotometricInterpretation="MONOCHROME1")
+    assert np.array_equal(read_image(tmp_path / "inverse.dcm").array, picture().max() - picture())
 
 
 def test_dicom_monochrome1_is_shown_as_a_viewer_does(tmp_path):

@@ -1,0 +1,1 @@
+"""A finished adaptation for other people's machines: the exported bundle, its archive, other runtimes."""

@@ -1,0 +1,262 @@
+"""The exported bundle: what an adaptation has learnt, as a MONAI bundle that needs nothing of this package.
+
+``bundles/vessel_segmentation`` is its template. Exporting sets the ids that the adaptation decided (architecture, patch
+size, working scale, percentiles, polarity, threshold), copies the weights, and says where they come from.
+"""
+
+import json
+import platform
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..data.licences import known_licence, licence_file
+from ..errors import InputError
+from ..files import load_json, load_tensors, save_json, sha256
+from ..settings import bundle_folder, set_id
+
+NAME = "vessel_segmentation"
+SCORED = {"dice": "mean_dice", "cldice": "mean_cldice", "ahd_px": "mean_average_hausdorff_distance_px"}
+"""Scores that go into the metadata, and what they are called there."""
+
+_PACKAGE_CONFIGS = ("segment.json", "score.json", "inference_onnx.json")
+"""Laid over ``inference.json`` by this package; they use its classes and stay here."""
+_MONAI_ONLY_CONFIGS = ("evaluate.json", "train.json", "multi_gpu_train.json", "multi_gpu_inference.json")
+_REQUIRED = ("nibabel", "itk", "pydicom", "pytorch-ignite", "pillow", "scipy")
+
+
+def export_bundle(workspace: Path, settings: Mapping[str, Any]) -> Path:
+    """Make ``vessel_segmentation`` in the workspace from the exported round; kept as it is if it holds these weights.
+
+    Args:
+        workspace: folder of a finished co-optimisation.
+        settings: ids of the bundle configs and their values, as in ``settings.json``.
+
+    Returns:
+        The bundle's folder.
+    """
+    destination = workspace / NAME
+    weights = workspace / "stages" / "co_optimization" / "weights.pt"
+    exported = destination / "models" / "model.pt"
+    if exported.exists() and sha256(exported) == sha256(weights):
+        return destination
+    making = workspace / f".{NAME}"
+    shutil.rmtree(making, ignore_errors=True)
+    unwanted = shutil.ignore_patterns("models", "eval", "__pycache__", *_PACKAGE_CONFIGS)
+    shutil.copytree(bundle_folder(NAME), making, ignore=unwanted)
+    (making / "models").mkdir()
+    shutil.copy2(weights, making / "models" / "model.pt")
+    description = load_json(weights.with_suffix(".json"))
+    save_json({**description, "exported_with": __version__}, making / "models" / "model.json")
+    manifest = load_json(workspace / "manifest.json")
+    _set_configs(making / "configs", description, settings)
+    _write_metadata(making, description, manifest, settings)
+    _write_licences(making / "docs" / "data_license.txt", manifest)
+    shutil.rmtree(destination, ignore_errors=True)
+    making.rename(destination)
+    return destination
+
+
+def record_scores(bundle: Path, summary: Mapping[str, Mapping[str, float]], images: int) -> None:
+    """Put the scores of the exported segmenter into the bundle's metadata and its page.
+
+    Args:
+        bundle: exported bundle.
+        summary: mean and 95 % interval of each score, as the evaluation writes them.
+        images: number of images they were taken on.
+    """
+    path = bundle / "configs" / "metadata.json"
+    metadata = load_json(path)
+    metadata["eval_metrics"] = {
+        name: round(summary[key]["mean"], 4)
+        for key, name in SCORED.items()
+        if summary.get(key, {}).get("mean") is not None
+    }
+    metadata["provenance"]["scores"] = {"images": images, "summary": summary}
+    _write_config(metadata, path)
+    _write_performance(bundle / "docs" / "README.md", summary, images)
+
+
+def needs_package(preprocessing: Mapping[str, Any]) -> str | None:
+    """Why a target's preprocessing cannot be said with MONAI's transforms alone; None if it can."""
+    target = preprocessing["target"]
+    if target["field_of_view"]:
+        return "the images have a round field of view on a black surround"
+    if target["grey"] != "luma":
+        return f"the images are in colour and their {target['grey']} channel is used"
+    return None
+
+
+def check_bundle(folder: Path) -> Path:
+    """Refuse a folder that is no complete segmentation bundle, before anything is started with it.
+
+    Weights must load strictly into the bundle's own network: MONAI Label would accept any.
+
+    Returns:
+        ``folder``.
+
+    Raises:
+        InputError: configs or weights are missing, the weights are not tensors or of another architecture.
+    """
+    for name in ("configs/inference.json", "configs/metadata.json"):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder}: expected a vessel_segmentation bundle; it has no {name}")
+    weights = folder / "models" / "model.pt"
+    if not weights.is_file():
+        raise InputError(f"{folder}: this bundle has no weights (models/model.pt); run 'vessel-uda adapt' first")
+    state = load_tensors(weights, map_location="cpu")
+    expected = {name: tuple(tensor.shape) for name, tensor in bundle_network(folder).state_dict().items()}
+    try:
+        found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    except AttributeError as error:
+        raise InputError(f"{weights}: expected a state dict of tensors, got {type(state).__name__}") from error
+    if found != expected:
+        name = min(key for key in {*found, *expected} if found.get(key) != expected.get(key))
+        raise InputError(
+            f"{weights}: weights of another architecture than configs/inference.json: {name} is "
+            f"{found.get(name, 'absent')}, expected {expected.get(name, 'no such tensor')}"
+        )
+    return folder
+
+
+def bundle_network(folder: Path) -> Any:
+    """The bundle's segmenter, without its weights."""
+    from monai.bundle import ConfigParser
+
+    parser = ConfigParser()
+    parser.read_config(load_json(folder / "configs" / "inference.json"))
+    return parser.get_parsed_content("network_def")
+
+
+def _set_configs(configs: Path, description: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    target = description["preprocessing"]["target"]
+    decided = {
+        "scale": target["scale"],
+        "percentiles": target["percentiles"],
+        "vessels": target["polarity"],
+        "displayable_configs#threshold": description["threshold"],
+    }
+    renamed = {key.replace("segmenter_def", "network_def", 1): value for key, value in settings.items()}
+    for path in (configs / "inference.json", configs / "train.json"):
+        config = load_json(path)
+        for key, value in {**decided, **renamed}.items():
+            set_id(config, key, value)
+        _write_config(config, path)
+    if needs_package(description["preprocessing"]):
+        inference = load_json(configs / "inference.json")
+        ours = load_json(bundle_folder(NAME) / "configs" / "segment.json")
+        _write_config({**inference, **ours}, configs / "inference.json")
+        for name in _MONAI_ONLY_CONFIGS:
+            (configs / name).unlink(missing_ok=True)
+
+
+def _write_metadata(
+    bundle: Path, description: Mapping[str, Any], manifest: Mapping[str, Any], settings: Mapping[str, Any]
+) -> None:
+    path = bundle / "configs" / "metadata.json"
+    metadata = load_json(path)
+    target = description["preprocessing"]["target"]
+    sources = _counts(manifest["source"])
+    targets = _counts(manifest["target"])
+    required = {name: version(name) for name in _REQUIRED}
+    reason = needs_package(description["preprocessing"])
+    if reason:
+        required["monai-vessel-uda"] = __version__
+    sizes = sorted(tuple(item["size"]) for item in manifest["target"])
+    metadata |= {
+        "monai_version": version("monai"),
+        "pytorch_version": version("torch").split("+")[0],
+        "numpy_version": version("numpy"),
+        "required_packages_version": required,
+        "data_source": f"source with masks: {_listed(sources)}; target without masks: {_listed(targets)}",
+        "provenance": {
+            "package": f"monai_vessel_uda {__version__}",
+            "python": platform.python_version(),
+            "manifest_created": manifest["created"],
+            "seed": manifest["seed"],
+            "settings": {key: value for key, value in settings.items() if key != "device"},
+            "source_images": sources,
+            "target_images": targets,
+            "target_size_px": {"smallest": list(sizes[0]), "largest": list(sizes[-1])},
+            "working_scale": target["scale"],
+            "working_calibre_px": target["working_calibre"],
+            "vessels_in_the_files": target["polarity"],
+            "polarity_by": target["polarity_by"],
+            "threshold": description["threshold"],
+            "round": description["round"],
+            "chosen_by": description["chosen_by"],
+            "label_free_scores": description["scores"],
+            "weights_sha256": description["sha256"],
+            "needs_this_package": reason,
+        },
+    }
+    shape = [settings.get("patch_size", load_json(bundle / "configs" / "inference.json")["patch_size"])] * 2
+    for side in ("inputs", "outputs"):
+        for entry in metadata["network_data_format"][side].values():
+            entry["spatial_shape"] = shape
+    _write_config(metadata, path)
+
+
+def _write_licences(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Licence and number of images of every data set that the weights were trained on."""
+    lines = [
+        "The weights of this bundle derive from these data sets; their licences, and the patients' privacy, concern it",
+        "too. What is said of a public data set is as known when this was written; its own page decides.",
+        "",
+    ]
+    for role in ("source", "target"):
+        items = manifest[role]
+        for dataset, count in _counts(items).items():
+            known = known_licence(dataset)
+            found = licence_file(item["image"] for item in items if item["dataset"] == dataset)
+            what = "images with masks" if role == "source" else "images, masks not used"
+            lines.append(f"{dataset} ({role}, {count} {what})")
+            lines.append(
+                f"    {known.citation}; {known.licence}" if known else "    no public data set that is known here"
+            )
+            if found is not None:
+                lines += ["    A licence lay beside the images:", ""]
+                lines += [f"    | {line}" for line in found.read_text(errors="replace")[:20000].splitlines()]
+            elif known is None:
+                lines.append("    No licence lay beside the images. Whoever trained this bundle must state it here.")
+            lines.append("")
+    path.write_text("\n".join(lines))
+
+
+def _write_performance(page: Path, summary: Mapping[str, Mapping[str, float]], images: int) -> None:
+    """Fill the section between the page's ``performance`` marks."""
+    before, mark, rest = page.read_text().partition("<!-- performance -->\n")
+    _, end, after = rest.partition("<!-- /performance -->")
+    if not (mark and end):
+        raise ValueError(f"{page}: expected the marks of the section 'performance'")
+    rows = [
+        f"| {name} | {score['mean']:.4f} | {score['low']:.4f} to {score['high']:.4f} |"
+        for name, score in summary.items()
+        if score.get("mean") is not None
+    ]
+    text = [
+        f"This bundle's segmenter on {images} images whose masks took no part in training or choosing it:",
+        "",
+        "| score | mean | 95 % interval |",
+        "|---|---:|---:|",
+        *rows,
+        "",
+    ]
+    page.write_text(before + mark + "\n".join(text) + end + after)
+
+
+def _counts(items: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    return dict(sorted(Counter(item["dataset"] for item in items).items()))
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} ({count})" for name, count in counts.items())
+
+
+def _write_config(config: Mapping[str, Any], path: Path) -> None:
+    """Keys in their order: a config is read by people."""
+    path.write_text(json.dumps(config, indent=4, ensure_ascii=False) + "\n")

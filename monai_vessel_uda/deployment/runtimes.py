@@ -1,0 +1,140 @@
+"""The segmenter as TorchScript and ONNX, made by MONAI's own exporters and compared with eager PyTorch.
+
+TensorRT is MONAI's ``python -m monai.bundle trt_export``: see ``docs/deployment.md``.
+"""
+
+import contextlib
+import io
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..files import load_json, load_tensors, replacing
+from .exported_bundle import bundle_network, check_bundle
+
+logger = logging.getLogger("monai_vessel_uda")
+
+FILES = {"torchscript": "models/model.ts", "onnx": "models/model.onnx"}
+"""Where the segmenter for each runtime lies in a bundle."""
+TOLERANCE = 1e-4
+"""Largest difference of a logit from eager PyTorch, in float32."""
+
+
+def convert_bundle(bundle: Path, runtime: str) -> Path:
+    """Write the bundle's segmenter for another runtime beside its weights; it takes batches of any size.
+
+    Args:
+        bundle: exported bundle.
+        runtime: ``torchscript`` (``models/model.ts``, with the configs inside, as MONAI Deploy reads it) or ``onnx``
+            (``models/model.onnx``, input ``image`` and output ``pred``, patches of the bundle's size).
+
+    Returns:
+        The file.
+
+    Raises:
+        InputError: an incomplete bundle, an unknown runtime, a missing library, or outputs that differ from eager
+            PyTorch by more than ``TOLERANCE``; then nothing is written.
+    """
+    if runtime not in FILES:
+        raise InputError(f"runtime: expected one of {', '.join(FILES)}, got {runtime!r}")
+    check_bundle(bundle)
+    path = bundle / FILES[runtime]
+    with replacing(path) as temporary:
+        (_to_torchscript if runtime == "torchscript" else _to_onnx)(bundle, temporary)
+        converted = torch.jit.load(temporary) if runtime == "torchscript" else OnnxNetwork(temporary)
+        difference = largest_difference(bundle, converted)
+        if not difference <= TOLERANCE:
+            raise InputError(
+                f"{path}: not written, since its outputs differ from PyTorch's by {difference:.2g}, "
+                f"more than {TOLERANCE:g}"
+            )
+    logger.info("%s: outputs differ from PyTorch's by at most %.2g", path, difference)
+    return path
+
+
+def largest_difference(bundle: Path, converted: Callable[[Tensor], Tensor], seed: int = 0) -> float:
+    """Largest absolute difference of the logits between the bundle's eager network and another form of it.
+
+    Args:
+        bundle: exported bundle.
+        converted: takes patches of shape (batch, 1, patch, patch).
+        seed: of the random patches in [-1, 1]; batches of one and of three are compared.
+    """
+    network = bundle_network(bundle).eval()
+    network.load_state_dict(load_tensors(bundle / "models" / "model.pt", map_location="cpu"))
+    side = load_json(bundle / "configs" / "inference.json")["patch_size"]
+    generator = torch.Generator().manual_seed(seed)
+    differences = []
+    with torch.no_grad():
+        for batch in (1, 3):
+            patches = 2 * torch.rand(batch, 1, side, side, generator=generator) - 1
+            differences.append(float((converted(patches) - network(patches)).abs().max()))
+    return max(differences)
+
+
+class OnnxNetwork(nn.Module):
+    """An ONNX segmenter as a module, so that MONAI's sliding window can call it.
+
+    Args:
+        path: ``model.onnx``, with the input ``image`` and the output ``pred``.
+        providers: onnxruntime's execution providers in order of preference; by default all that are installed.
+
+    Raises:
+        InputError: no such file, no ONNX model, or onnxruntime is not installed.
+    """
+
+    def __init__(self, path: str | Path, providers: list[str] | None = None) -> None:
+        super().__init__()
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise InputError("onnx: needs onnxruntime; install monai_vessel_uda[onnx]") from error
+        if not Path(path).is_file():
+            raise InputError(f"{path}: no such file; make it with 'vessel-uda convert BUNDLE --to onnx'")
+        try:
+            self.session = onnxruntime.InferenceSession(
+                str(path), providers=providers or onnxruntime.get_available_providers()
+            )
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise InputError(f"{path}: expected an ONNX model ({str(error).splitlines()[0]})") from error
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Logits (batch, 2, height, width) of patches (batch, 1, height, width), on the patches' device."""
+        (logits,) = self.session.run(["pred"], {"image": np.ascontiguousarray(patches.detach().cpu().numpy())})
+        return torch.from_numpy(logits).to(patches.device)
+
+
+def _to_torchscript(bundle: Path, path: Path) -> None:
+    from monai.bundle import ckpt_export
+
+    ckpt_export(filepath=str(path), **_arguments(bundle))
+
+
+def _to_onnx(bundle: Path, path: Path) -> None:
+    from monai.bundle import onnx_export
+
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise InputError(f"onnx: needs {error.name}; install monai_vessel_uda[onnx]") from error
+    batch = {0: "batch"}
+    names = {"input_names": ["image"], "output_names": ["pred"], "dynamic_axes": {"image": batch, "pred": batch}}
+    with contextlib.redirect_stdout(io.StringIO()):  # torch's exporter tells every step
+        onnx_export(filepath=str(path), use_trace=True, converter_kwargs=names, **_arguments(bundle))
+
+
+def _arguments(bundle: Path) -> dict[str, Any]:
+    return {
+        "net_id": "network_def",
+        "ckpt_file": str(bundle / "models" / "model.pt"),
+        "meta_file": str(bundle / "configs" / "metadata.json"),
+        "config_file": str(bundle / "configs" / "inference.json"),
+        "bundle_root": str(bundle),
+    }

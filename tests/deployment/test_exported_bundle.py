@@ -1,0 +1,249 @@
+"""What an adaptation leaves: a bundle that runs where MONAI is and this package is not."""
+
+import hashlib
+import json
+import re
+import shutil
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from monai_vessel_uda import pipeline
+from monai_vessel_uda.data.images import read_image, read_mask
+from monai_vessel_uda.deployment.exported_bundle import check_bundle, export_bundle, needs_package
+from monai_vessel_uda.errors import InputError
+from monai_vessel_uda.files import load_json, save_json
+
+from ..conftest import TINY
+from .conftest import AFFINE
+
+THRESHOLD = 0.485
+"""About the median probability of the barely trained segmenter, so that masks are neither empty nor full."""
+
+
+@pytest.fixture(scope="session")
+def bundle(adapted):
+    return adapted / "vessel_segmentation"
+
+
+@pytest.fixture
+def copy(bundle, tmp_path):
+    return shutil.copytree(bundle, tmp_path / "bundle")
+
+
+def run_bundle(without_package, configs, cwd, **overrides):
+    arguments = [part for key, value in overrides.items() for part in (f"--{key}", str(value))]
+    files = str([str(path) for path in configs])
+    return without_package("-m", "monai.bundle", "run", "--config_file", files, *arguments, cwd=cwd)
+
+
+def test_its_configs_name_nothing_of_this_package(bundle):
+    names = {path.name for path in (bundle / "configs").glob("*.json")}
+    assert {"inference.json", "evaluate.json", "train.json", "multi_gpu_train.json", "metadata.json"} <= names
+    for name in names - {"metadata.json"}:
+        text = (bundle / "configs" / name).read_text()
+        assert "monai_vessel_uda" not in text, name
+        for target in re.findall(r'"_target_":\s*"([^"]+)"', text):
+            assert target.split(".")[0] in ("monai", "torch", "PIL"), target
+
+
+@pytest.mark.slow
+def test_every_format_gives_the_masks_of_the_command_line(bundle, every_format, without_package, tmp_path):
+    configs = [bundle / "configs" / "inference.json"]
+    options = {"bundle_root": bundle, "dataset_dir": every_format, "threshold": THRESHOLD}
+    run_bundle(without_package, configs, tmp_path, output_dir=tmp_path / "monai", **options)
+    pipeline.segment(every_format, tmp_path / "ours", bundle, threshold=THRESHOLD, suffix=".png")
+    written = sorted(path.relative_to(tmp_path / "monai") for path in (tmp_path / "monai").rglob("*.png"))
+    assert len(written) == len([path for path in every_format.rglob("*.*")]) == 18
+    reference = read_mask(tmp_path / "ours" / "grey_vessels.png")
+    assert reference.shape == (64, 50) and 0.05 < reference.mean() < 0.95
+    for name in written:
+        mask = read_mask(tmp_path / "monai" / name)
+        assert np.array_equal(mask, read_mask(tmp_path / "ours" / name)), name
+        if name.stem == "wide_vessels":
+            assert mask.shape == (40, 64)
+        else:
+            assert np.array_equal(mask, reference), name
+
+
+@pytest.mark.slow
+def test_geometry_survives(bundle, every_format, without_package, tmp_path):
+    only = tmp_path / "in"
+    only.mkdir()
+    shutil.copy(every_format / "nifti.nii.gz", only)
+    options = {"bundle_root": bundle, "dataset_dir": only, "output_dir": tmp_path / "out", "output_ext": ".nii.gz"}
+    run_bundle(without_package, [bundle / "configs" / "inference.json"], tmp_path, threshold=THRESHOLD, **options)
+    mask = nibabel.load(tmp_path / "out" / "nifti_vessels.nii.gz")
+    assert np.allclose(mask.affine, AFFINE)
+    pipeline.segment(only, tmp_path / "ours", bundle, threshold=THRESHOLD, suffix=".png")
+    assert np.array_equal(np.asarray(mask.dataobj).T > 0, read_mask(tmp_path / "ours" / "nifti_vessels.png"))
+    assert set(np.unique(mask.dataobj)) <= {0, 1}
+
+
+@pytest.mark.slow
+def test_evaluate_gives_the_dice_of_the_command_line(bundle, phantoms, without_package, tmp_path):
+    configs = [bundle / "configs" / "inference.json", bundle / "configs" / "evaluate.json"]
+    options = {"bundle_root": bundle, "dataset_dir": phantoms["evaluation"], "output_dir": tmp_path / "out"}
+    run_bundle(without_package, configs, tmp_path, **options)
+    rows = (tmp_path / "out" / "val_mean_dice_raw.csv").read_text().splitlines()[1:]
+    ours = pipeline.evaluate(bundle, phantoms["evaluation"], tmp_path / "evaluation.json")
+    expected = [row["scores"]["dice"] for row in ours["per_image"]]
+    assert [float(row.split(",")[-1]) for row in rows] == pytest.approx(expected, abs=1e-5)
+    assert "val_hausdorff_95" in (tmp_path / "out" / "metrics.csv").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_fine_tuning_on_masks(copy, phantoms, without_package, tmp_path, processes):
+    before = torch.load(copy / "models" / "model.pt", weights_only=True)
+    files = [copy / "configs" / "train.json"]
+    module = ["-m"]
+    if processes > 1:
+        files.append(copy / "configs" / "multi_gpu_train.json")
+        module = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m"]
+    options = {"bundle_root": copy, "dataset_dir": phantoms["supervised"], "epochs": 1, "output_dir": tmp_path / "out"}
+    arguments = [part for key, value in options.items() for part in (f"--{key}", str(value))]
+    files = str([str(path) for path in files])
+    without_package(*module, "monai.bundle", "run", "--config_file", files, *arguments, cwd=tmp_path)
+    after = torch.load(copy / "models" / "model.pt", weights_only=True)
+    assert before.keys() == after.keys(), "without the prefixes of a wrapper"
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    check_bundle(copy)
+
+
+def test_metadata_says_where_it_comes_from(bundle, adapted):
+    metadata = load_json(bundle / "configs" / "metadata.json")
+    provenance = metadata["provenance"]
+    weights = (bundle / "models" / "model.pt").read_bytes()
+    assert provenance["weights_sha256"] == hashlib.sha256(weights).hexdigest()
+    assert (provenance["source_images"], provenance["target_images"]) == ({"source": 4}, {"target": 4})
+    assert provenance["settings"]["rounds"] == TINY["rounds"]
+    assert provenance["vessels_in_the_files"] in ("bright", "dark")
+    assert provenance["working_scale"] == 1.0
+    assert provenance["needs_this_package"] is None
+    assert "monai-vessel-uda" not in metadata["required_packages_version"]
+    shape = metadata["network_data_format"]["inputs"]["image"]["spatial_shape"]
+    assert shape == [TINY["patch_size"]] * 2
+    scores = {row["name"]: row for row in load_json(adapted / "scores.json")["rows"]}
+    exported = next(row for row in scores.values() if row["exported"])
+    assert metadata["eval_metrics"]["mean_dice"] == pytest.approx(exported["scores"]["dice"]["mean"], abs=1e-4)
+    assert provenance["scores"]["images"] == 2
+    assert f"| dice | {exported['scores']['dice']['mean']:.4f} |" in (bundle / "docs" / "README.md").read_text()
+
+
+def test_the_licence_of_the_data(bundle, prepared, adapted, tmp_path):
+    text = (bundle / "docs" / "data_license.txt").read_text()
+    assert "source (source, 4 images with masks)" in text
+    assert "Whoever trained this bundle must state it here" in text
+    workspace = shutil.copytree(adapted, tmp_path / "workspace")
+    shutil.rmtree(workspace / "vessel_segmentation")
+    manifest = load_json(workspace / "manifest.json")
+    folder = tmp_path / "data" / "images"
+    folder.mkdir(parents=True)
+    (tmp_path / "data" / "LICENSE.txt").write_text("Only for the moon.")
+    for item in manifest["source"]:
+        item["dataset"] = "HRF"
+    for item in manifest["target"]:
+        item["image"] = str(folder / "x.png")
+    save_json(manifest, workspace / "manifest.json")
+    export_bundle(workspace, TINY)
+    text = (workspace / "vessel_segmentation" / "docs" / "data_license.txt").read_text()
+    assert "Budai" in text and "CC BY 4.0" in text
+    assert "| Only for the moon." in text
+
+
+def test_configs_hold_what_the_adaptation_decided(bundle):
+    description = load_json(bundle / "models" / "model.json")
+    for name in ("inference.json", "train.json"):
+        config = load_json(bundle / "configs" / name)
+        assert config["patch_size"] == TINY["patch_size"]
+        assert config["network_def"]["channels"] == TINY["segmenter_def#channels"]
+        assert config["vessels"] == description["preprocessing"]["target"]["polarity"]
+    inference = load_json(bundle / "configs" / "inference.json")
+    assert inference["displayable_configs"]["threshold"] == description["threshold"]
+
+
+def test_dark_vessels_and_another_scale(adapted, every_format, tmp_path):
+    """MONAI's transforms against ours, where they do something: negation exactly, resampling closely."""
+    from monai.bundle import ConfigParser
+
+    from monai_vessel_uda.engines.segmentation import model_transforms
+
+    description = load_json(adapted / "vessel_segmentation" / "models" / "model.json")
+    target = {**description["preprocessing"]["target"], "polarity": "dark"}
+    for scale, tolerance in ((1.0, 1e-5), (0.5, 0.15), (1.5, 0.15)):
+        record = {**description["preprocessing"], "target": {**target, "scale": scale}}
+        parser = ConfigParser()
+        parser.read_config(load_json(adapted / "vessel_segmentation" / "configs" / "inference.json"))
+        parser.update({"vessels": "dark", "scale": scale})
+        item = {"image": str(every_format / "rgb.png")}
+        theirs = parser.get_parsed_content("preprocessing")(item)["image"].as_tensor()
+        ours = model_transforms({"preprocessing": record})({**item, "id": "x"})["image"]
+        assert theirs.shape == ours.shape
+        assert float((theirs - ours).abs().mean()) < tolerance
+        back = torch.nn.functional.interpolate(theirs[None], size=(64, 50))[0]
+        grey = torch.from_numpy(read_image(every_format / "grey.png").array.astype(np.float32))[None]
+        assert torch.corrcoef(torch.stack([back.flatten(), grey.flatten()]))[0, 1] < -0.5
+
+
+def test_a_target_that_monai_cannot_prepare(adapted, tmp_path, phantoms):
+    """A black surround: the bundle says that it needs this package, and works with it."""
+    workspace = shutil.copytree(adapted, tmp_path / "workspace")
+    shutil.rmtree(workspace / "vessel_segmentation")
+    path = workspace / "stages" / "co_optimization" / "weights.json"
+    description = load_json(path)
+    description["preprocessing"]["target"]["field_of_view"] = True
+    save_json(description, path)
+    bundle = export_bundle(workspace, TINY)
+    metadata = load_json(bundle / "configs" / "metadata.json")
+    assert "surround" in metadata["provenance"]["needs_this_package"]
+    assert metadata["required_packages_version"]["monai-vessel-uda"]
+    assert "monai_vessel_uda" in (bundle / "configs" / "inference.json").read_text()
+    assert not (bundle / "configs" / "train.json").exists()
+    out = pipeline.segment(phantoms["evaluation"] / "images", tmp_path / "out", bundle)
+    assert len(list(out.glob("*_vessels.png"))) == 2
+
+
+def test_needs_package():
+    target = {"field_of_view": False, "grey": "luma"}
+    assert needs_package({"target": target}) is None
+    assert "green" in needs_package({"target": {**target, "grey": "green"}})
+
+
+class Pickle:
+    def __reduce__(self):
+        return (open, ("/nowhere", "w"))
+
+
+@pytest.mark.parametrize("fault", ["no weights", "no metadata", "other architecture", "pickle", "list", "truncated"])
+def test_refuses_a_broken_bundle(copy, fault, tmp_path):
+    weights = copy / "models" / "model.pt"
+    if fault == "no weights":
+        weights.unlink()
+    elif fault == "no metadata":
+        (copy / "configs" / "metadata.json").unlink()
+    elif fault == "other architecture":
+        state = torch.load(weights, weights_only=True)
+        name = sorted(state)[0]
+        torch.save({**state, name: torch.zeros(3, 3)}, weights)
+    elif fault == "pickle":
+        torch.save(Pickle(), weights)
+    elif fault == "list":
+        torch.save([1, 2], weights)
+    elif fault == "truncated":
+        weights.write_bytes(weights.read_bytes()[:300])
+    expected = {"no weights": "no weights", "no metadata": "metadata", "other architecture": "another architecture"}
+    with pytest.raises(InputError, match=expected.get(fault, "tensors")):
+        check_bundle(copy)
+    with pytest.raises(InputError):
+        pipeline.segment(tmp_path, tmp_path / "out", copy)
+    assert not (tmp_path / "out").exists()
+
+
+def test_exporting_again_changes_nothing(bundle, adapted):
+    before = {path: path.stat().st_mtime_ns for path in bundle.rglob("*") if path.is_file()}
+    assert export_bundle(adapted, TINY) == bundle
+    assert before == {path: path.stat().st_mtime_ns for path in bundle.rglob("*") if path.is_file()}
+    json.loads((bundle / "configs" / "metadata.json").read_text())

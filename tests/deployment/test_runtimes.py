@@ -1,0 +1,110 @@
+"""TorchScript and ONNX: the same logits within the stated tolerance, the same masks."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from monai_vessel_uda import pipeline
+from monai_vessel_uda.data.images import read_image, read_mask
+from monai_vessel_uda.deployment.runtimes import FILES, TOLERANCE, OnnxNetwork, convert_bundle, largest_difference
+from monai_vessel_uda.errors import InputError
+
+
+@pytest.fixture(scope="session")
+def converted(adapted, tmp_path_factory):
+    pytest.importorskip("onnxruntime")
+    bundle = shutil.copytree(adapted / "vessel_segmentation", tmp_path_factory.mktemp("runtimes") / "bundle")
+    for runtime in FILES:
+        convert_bundle(bundle, runtime)
+    return bundle
+
+
+def load(bundle, runtime):
+    path = bundle / FILES[runtime]
+    return torch.jit.load(path) if runtime == "torchscript" else OnnxNetwork(path)
+
+
+@pytest.mark.parametrize("runtime", list(FILES))
+def test_the_same_logits(converted, runtime):
+    assert 0 <= largest_difference(converted, load(converted, runtime), seed=7) <= TOLERANCE
+
+
+@pytest.mark.parametrize("runtime", list(FILES))
+def test_the_same_masks_of_whole_images(converted, every_format, runtime, tmp_path):
+    options = {"threshold": 0.485, "suffix": ".png", "probability": True}
+    pipeline.segment(every_format, tmp_path / "torch", converted, **options)
+    pipeline.segment(every_format, tmp_path / runtime, converted, runtime=runtime, **options)
+    masks = sorted((tmp_path / "torch").rglob("*_vessels.png"))
+    assert len(masks) == 18
+    for path in masks:
+        other = tmp_path / runtime / path.relative_to(tmp_path / "torch")
+        name = path.name.replace("_vessels", "_probability")
+        expected, found = (read_image(p.with_name(name)).array.astype(int) for p in (path, other))
+        assert np.abs(expected - found).max() <= 65535 * TOLERANCE
+        near = np.abs(expected / 65535 - 0.485) <= TOLERANCE
+        assert np.array_equal(read_mask(path)[~near], read_mask(other)[~near])
+
+
+@pytest.mark.slow
+def test_torchscript_runs_without_this_package(converted, every_format, without_package, tmp_path):
+    """And holds the configs, which MONAI Deploy reads from inside it."""
+    files = {"inference.json": "", "metadata.json": ""}
+    torch.jit.load(converted / FILES["torchscript"], _extra_files=files)
+    assert json.loads(files["inference.json"])["network_def"]
+    configs = [str(converted / "configs" / name) for name in ("inference.json", "inference_torchscript.json")]
+    images = tmp_path / "in"
+    images.mkdir()
+    shutil.copy(every_format / "rgb.png", images)
+    out = tmp_path / "out"
+    options = {"bundle_root": converted, "dataset_dir": images, "output_dir": out, "threshold": 0.485}
+    arguments = [part for key, value in options.items() for part in (f"--{key}", str(value))]
+    without_package("-m", "monai.bundle", "run", "--config_file", str(configs), *arguments, cwd=tmp_path)
+    pipeline.segment(images, tmp_path / "ours", converted, threshold=0.485)
+    assert np.array_equal(read_mask(out / "rgb_vessels.png"), read_mask(tmp_path / "ours" / "rgb_vessels.png"))
+
+
+def test_what_differs_is_not_kept(adapted, tmp_path, monkeypatch):
+    bundle = shutil.copytree(adapted / "vessel_segmentation", tmp_path / "bundle")
+    from monai_vessel_uda.deployment import runtimes
+
+    monkeypatch.setattr(runtimes, "largest_difference", lambda *_: 0.1)
+    with pytest.raises(InputError, match="differ"):
+        convert_bundle(bundle, "torchscript")
+    assert sorted(path.name for path in (bundle / "models").iterdir()) == ["model.json", "model.pt"]
+
+
+def test_refuses_what_is_not_there(adapted, tmp_path):
+    with pytest.raises(InputError, match="runtime"):
+        convert_bundle(adapted / "vessel_segmentation", "caffe")
+    with pytest.raises(InputError, match="runtime"):
+        pipeline.segment(tmp_path, tmp_path / "out", adapted, runtime="caffe")
+    with pytest.raises(InputError, match="vessel-uda convert"):
+        pipeline.segment(tmp_path, tmp_path / "out", adapted, runtime="onnx")
+    pytest.importorskip("onnxruntime")
+    (tmp_path / "model.onnx").write_text("no model")
+    with pytest.raises(InputError, match="ONNX"):
+        OnnxNetwork(tmp_path / "model.onnx")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="TensorRT needs an NVIDIA GPU")
+def test_tensorrt(adapted, tmp_path):
+    pytest.importorskip("torch_tensorrt")
+    from monai.bundle import trt_export
+
+    bundle = adapted / "vessel_segmentation"
+    trt_export(
+        net_id="network_def",
+        filepath=str(tmp_path / "model_trt.ts"),
+        ckpt_file=str(bundle / "models" / "model.pt"),
+        meta_file=str(bundle / "configs" / "metadata.json"),
+        config_file=str(bundle / "configs" / "inference.json"),
+        precision="fp32",
+        dynamic_batchsize=[1, 4, 4],
+        bundle_root=str(bundle),
+    )
+    network = torch.jit.load(tmp_path / "model_trt.ts")
+    assert largest_difference(bundle, lambda patches: network(patches.cuda()).cpu()) < 1e-2
