@@ -14,7 +14,8 @@ class Progress:
     """Counts work towards a known total and says how long the rest will take.
 
     A terminal gets one line that is rewritten; a log gets a new line every ``log_every`` seconds. Work that ends
-    within five seconds prints nothing but its end.
+    within five seconds prints nothing but its end. Nothing at all is printed where the package's logger lets no
+    warnings through, as in all but the first of several processes.
 
     Args:
         label: what is being done.
@@ -27,7 +28,7 @@ class Progress:
         self.label, self.total, self.done = label, total, done
         self._resumed_at = done
         self._started = self._last = time.monotonic()
-        self._terminal = sys.stderr.isatty()
+        self._terminal = sys.stderr.isatty() and logger.isEnabledFor(logging.WARNING)
         self._interval = 0.2 if self._terminal else log_every
 
     def update(self, units: int = 1, **values: float) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
 from ..errors import InputError
@@ -13,7 +14,8 @@ class ResumableCheckpoint:
     """Saves every epoch, and continues from the saved state when the engine starts.
 
     Ignite's ``Checkpoint`` deletes the old file before it has written the new one, and MONAI's ``CheckpointLoader``
-    wants the name of an existing file; this handler replaces one file atomically and loads it if it is there.
+    wants the name of an existing file; this handler replaces one file atomically and loads it if it is there. Of
+    several processes the first saves and all load; how many there are may change in between.
 
     Args:
         path: the checkpoint file.
@@ -35,10 +37,18 @@ class ResumableCheckpoint:
         """Restore the objects and the engine's place, if there is a checkpoint.
 
         Raises:
-            InputError: the checkpoint belongs to other settings or another architecture.
+            InputError: the checkpoint belongs to other settings or another architecture, or not all processes see it.
         """
-        if not self.path.exists():
-            return
+        if self.path.exists():
+            self._restore(engine)
+        places: Any = idist.all_gather(engine.state.iteration)
+        if len(set(places)) > 1:
+            raise InputError(
+                f"{self.path}: expected one checkpoint for all processes, but they are at steps {places}; "
+                "keep the workspace in a folder that all machines share"
+            )
+
+    def _restore(self, engine: Engine) -> None:
         content = load_tensors(self.path, map_location="cpu")
         if content["fingerprint"] != self.fingerprint:
             raise InputError(
@@ -53,6 +63,7 @@ class ResumableCheckpoint:
         engine.state.epoch = content["epoch"]
         engine.state.iteration = content["iteration"]
 
+    @idist.one_rank_only()
     def save(self, engine: Engine) -> None:
         """Replace the checkpoint."""
         content = {name: thing.state_dict() for name, thing in self.objects.items()}

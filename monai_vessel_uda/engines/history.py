@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
 from ..files import replacing
@@ -11,6 +12,8 @@ from ..progress import Progress
 
 class LossHistory:
     """Mean loss of each epoch, with progress and time left while the epoch runs.
+
+    Of several processes each holds the mean over all of them, and the first writes it.
 
     Args:
         label: what is being trained, for the progress line.
@@ -49,7 +52,12 @@ class LossHistory:
 
     def _close_epoch(self, engine: Engine) -> None:
         state: Any = engine.state
-        self.rows.append([state.iteration, float(self._sum) / state.epoch_length])
+        mean = float(idist.all_reduce(self._sum)) / idist.get_world_size() / state.epoch_length
+        self.rows.append([state.iteration, mean])
         self._sum = 0.0
+        self._write()
+
+    @idist.one_rank_only()
+    def _write(self) -> None:
         with replacing(self.path) as temporary:
             temporary.write_text("iteration,loss\n" + "".join(f"{i:.0f},{loss:.6g}\n" for i, loss in self.rows))

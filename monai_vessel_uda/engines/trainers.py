@@ -1,17 +1,20 @@
 """Two trainers: one for noise prediction, one for segmentation.
 
 Both are MONAI ``SupervisedTrainer`` over :class:`~monai_vessel_uda.data.patches.PatchDataset`, save a checkpoint every
-epoch (an epoch is a fixed number of iterations) and continue from it when run again.
+epoch (an epoch is a fixed number of iterations) and continue from it when run again. Several processes share each batch
+and end with the weights of one process, see :mod:`.distributed`.
 """
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from ignite.handlers import EMAHandler
 from monai.engines import SupervisedTrainer
 from monai.handlers import LrScheduleHandler
+from monai.inferers import Inferer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -20,6 +23,7 @@ from ..diffusion import NoiseSchedule
 from ..diffusion.ddim import seeded_noise
 from ..errors import InputError
 from .checkpoint import ResumableCheckpoint
+from .distributed import parallel, share_of_batch
 from .history import LossHistory
 
 
@@ -68,6 +72,8 @@ def noise_trainer(
     device: torch.device | str = "cpu",
     num_workers: int = 0,
     amp: bool = False,
+    inferer: Inferer | None = None,
+    max_epochs: int | None = None,
     handlers: Sequence[Any] = (),
 ) -> SupervisedTrainer:
     """Trainer of a noise prediction network (AdamW, EMA weights).
@@ -82,12 +88,14 @@ def noise_trainer(
         label: name in progress lines.
         iterations: optimiser steps in all; a multiple of ``iterations_per_epoch``.
         iterations_per_epoch: steps between checkpoints.
-        batch_size: patches in a step.
+        batch_size: patches in a step, over all processes together.
         learning_rate: of AdamW.
         weight_decay: of AdamW.
         device: where to train.
         num_workers: processes that load patches.
         amp: bfloat16 autocast (CUDA only).
+        inferer: how the network is called; directly by default.
+        max_epochs: epochs after which to stop; all of them by default.
         handlers: further Ignite handlers.
     """
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=weight_decay)
@@ -106,7 +114,8 @@ def noise_trainer(
         loss_function=loss,
         amp=amp,
         amp_kwargs={"dtype": torch.bfloat16} if amp else None,
-        **_common(network, dataset, iterations, iterations_per_epoch, batch_size, device, num_workers),
+        inferer=inferer,
+        **_common(network, dataset, iterations, iterations_per_epoch, batch_size, device, num_workers, max_epochs),
     )
 
 
@@ -125,6 +134,8 @@ def segmentation_trainer(
     device: torch.device | str = "cpu",
     num_workers: int = 0,
     amp: bool = False,
+    inferer: Inferer | None = None,
+    max_epochs: int | None = None,
     handlers: Sequence[Any] = (),
 ) -> SupervisedTrainer:
     """Trainer of a segmenter (Adam, learning rate decaying as ``(1 - step / iterations) ** power``).
@@ -137,12 +148,14 @@ def segmentation_trainer(
         label: name in progress lines.
         iterations: optimiser steps in all; a multiple of ``iterations_per_epoch``.
         iterations_per_epoch: steps between checkpoints.
-        batch_size: patches in a step.
+        batch_size: patches in a step, over all processes together.
         learning_rate: of Adam at the start.
         power: of the polynomial decay.
         device: where to train.
         num_workers: processes that load patches.
         amp: bfloat16 autocast (CUDA only).
+        inferer: how the network is called; directly by default.
+        max_epochs: epochs after which to stop; all of them by default.
         handlers: further Ignite handlers.
     """
     optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
@@ -160,7 +173,8 @@ def segmentation_trainer(
         ],
         amp=amp,
         amp_kwargs={"dtype": torch.bfloat16} if amp else None,
-        **_common(network, dataset, iterations, iterations_per_epoch, batch_size, device, num_workers),
+        inferer=inferer,
+        **_common(network, dataset, iterations, iterations_per_epoch, batch_size, device, num_workers, max_epochs),
     )
 
 
@@ -179,6 +193,7 @@ def _common(
     batch_size: int,
     device: torch.device | str,
     num_workers: int,
+    max_epochs: int | None,
 ) -> dict[str, Any]:
     if iterations < 1 or iterations_per_epoch < 1 or iterations % iterations_per_epoch:
         raise InputError(
@@ -189,17 +204,17 @@ def _common(
         raise InputError(f"batch_size: expected at least 1, got {batch_size}")
     loader = DataLoader(
         dataset,
-        batch_size=batch_size,
-        sampler=PatchSampler(iterations_per_epoch * batch_size),
+        batch_size=share_of_batch(batch_size),
+        sampler=PatchSampler(iterations_per_epoch * batch_size, idist.get_world_size(), idist.get_rank()),
         num_workers=num_workers,
         persistent_workers=False,  # workers must see the sampler's new epoch
         pin_memory=torch.device(device).type == "cuda",
     )
     return {
         "device": torch.device(device),
-        "network": network.to(device),
+        "network": parallel(network.to(device)),
         "train_data_loader": loader,
-        "max_epochs": iterations // iterations_per_epoch,
+        "max_epochs": min(iterations // iterations_per_epoch, max_epochs or iterations),
         "decollate": False,
         "optim_set_to_none": True,
     }

@@ -10,6 +10,7 @@ release uses the one above with :math:`w_a = 0.5`, :math:`w_v = 1`, r = 2, in ev
 :math:`w_a = 1, w_v = 0` it is eq. 3.
 """
 
+import ignite.distributed as idist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -32,6 +33,9 @@ def vessel_weighted_noise_loss(
 ) -> Tensor:
     r"""Squared error of the noise, overall and again in the neighbourhood of vessels.
 
+    Of several processes each gets the loss of its part of a batch, such that their mean is the loss of the whole:
+    :math:`\sum D` counts the vessels of all parts, since a part with few of them must not weigh as much as the others.
+
     Args:
         prediction: predicted noise, shape (batch, 1, \*spatial).
         noise: the noise that was added, same shape.
@@ -47,7 +51,8 @@ def vessel_weighted_noise_loss(
     loss = overall_weight * squared_error.mean()
     if vessel_weight:
         near_vessel = dilate(mask.to(squared_error), dilation)
-        loss = loss + vessel_weight * (squared_error * near_vessel).sum() / (near_vessel.sum() + 1)
+        size = (idist.all_reduce(near_vessel.sum()) + 1) / idist.get_world_size()
+        loss = loss + vessel_weight * (squared_error * near_vessel).sum() / size
     return loss
 
 

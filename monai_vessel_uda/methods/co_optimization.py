@@ -8,7 +8,8 @@ Round k, from :math:`S_{k-1}` and :math:`\epsilon^B_{k-1}`:
 4. :math:`S_k`: :math:`S_{k-1}` refined on :math:`(x^{A \to B}_k, y^A)`.
 
 Every step leaves its result in the round's folder and is skipped if it is there, so that an interrupted run continues
-where it stopped and ends with the same bits.
+where it stopped and ends with the same bits. Several processes go through the steps together: they share trainings,
+images and shards, the first writes, and the others read what it wrote.
 """
 
 import copy
@@ -20,6 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import EMAHandler
@@ -36,9 +38,12 @@ from ..progress import track
 from ..seeding import stable_seed
 from .label_free import choose, measure_segmenter
 from .latent_mining import IntensityRange, LatentMining, Start, pseudo_masks, regenerate_pairs, with_masks
-from .prediction import Inferer, vessel_probabilities
+from .prediction import Inferer, shared_vessel_probabilities
 
 logger = logging.getLogger("monai_vessel_uda")
+
+once = idist.one_rank_only(with_barrier=True)
+"""Of several processes the first calls the function; none goes on before that is done."""
 
 
 @dataclass
@@ -108,6 +113,7 @@ class CoOptimization:
         if isinstance(self.threshold, str) and self.threshold != "auto":
             raise InputError(f"threshold: expected 'auto', a number or null, got {self.threshold!r}")
         self.output_dir, self.mined = Path(self.output_dir), Path(self.mined)
+        self._save_weights = once(self.save_weights)
         self._untrained = copy.deepcopy(self.segmenter.state_dict())
 
     def engine(self) -> Engine:
@@ -141,9 +147,9 @@ class CoOptimization:
         chosen, scores = choose(measures)
         self.load_weights(self.segmenter, self.candidates[chosen])
         description = {"round": 0, "started_from": chosen, "threshold": measures[chosen]["threshold"]}
-        self.save_weights(self.segmenter, folder / "segmenter" / "weights.pt", {**self.description, **description})
+        self._save_weights(self.segmenter, folder / "segmenter" / "weights.pt", {**self.description, **description})
         record: dict[str, Any] = {"round": 0, "candidates": measures, "scores": scores, "started_from": chosen}
-        save_json({**record, "measures": measures[chosen]}, folder / "measures.json")
+        once(save_json)({**record, "measures": measures[chosen]}, folder / "measures.json")
 
     def run_round(self, k: int) -> dict[str, Any]:
         """One round, see the module's head."""
@@ -167,11 +173,11 @@ class CoOptimization:
         self._refine(k, folder)
         measures = {**self._measure_segmenter(f"round {k}: measuring without masks"), **generated}
         described = {**self.description, "round": k, "threshold": measures["threshold"]}
-        self.save_weights(self.segmenter, folder / "segmenter" / "weights.pt", described)
+        self._save_weights(self.segmenter, folder / "segmenter" / "weights.pt", described)
         record = {"round": k, "measures": measures, "vessel_fraction_pseudo": _fraction(masks)}
-        save_json(record, folder / "measures.json")
+        once(save_json)(record, folder / "measures.json")
         if self.on_round is not None:
-            self.on_round(k, measures, folder)
+            once(self.on_round)(k, measures, folder)
         return record
 
     def conclude(self) -> dict[str, Any]:
@@ -193,21 +199,22 @@ class CoOptimization:
             "chosen_by": "label-free measures",
             "scores": scores,
         }
-        self.save_weights(self.segmenter, Path(self.output_dir) / "weights.pt", description)
+        self._save_weights(self.segmenter, Path(self.output_dir) / "weights.pt", description)
         summary = {"rounds": records, "exported_round": int(best), "started_from": records[0]["started_from"]}
-        save_json(summary, Path(self.output_dir) / "rounds.json")
+        once(save_json)(summary, Path(self.output_dir) / "rounds.json")
         return summary
 
     def _pseudo_masks(self, k: int, folder: Path) -> list[Tensor]:
         path = folder / "pseudo_masks.pt"
         if path.exists():
             return [mask.float() for mask in load_tensors(path)]
-        images = track([item["image"] for item in self.target], f"round {k}: pseudo-masks")
+        images = [item["image"] for item in self.target]
         threshold = self.threshold
         if threshold == "auto":
             threshold = load_json(self._folder(k - 1) / "measures.json")["measures"]["threshold"]
-        masks = pseudo_masks(list(vessel_probabilities(self.segmenter, images, self.inferer)), threshold)
-        save_tensors([mask if self.threshold is None else mask.byte() for mask in masks], path)
+        probabilities = shared_vessel_probabilities(self.segmenter, images, self.inferer)
+        masks = pseudo_masks(list(track(probabilities, f"round {k}: pseudo-masks", len(images))), threshold)
+        once(save_tensors)([mask if self.threshold is None else mask.byte() for mask in masks], path)
         return masks
 
     def _fine_tune(self, k: int, folder: Path, masks: Sequence[Tensor]) -> None:
@@ -226,7 +233,7 @@ class CoOptimization:
                 output_dir=path.parent,
                 label=f"round {k}: fine-tuning the generator",
             ).run()
-            self.save_weights(ema.ema_model, path, {"round": k})
+            self._save_weights(ema.ema_model, path, {"round": k})
             (path.parent / "checkpoint.pt").unlink(missing_ok=True)
         self.load_weights(self.generator.to(self.device), path)
 
@@ -244,7 +251,7 @@ class CoOptimization:
                 output_dir=path.parent,
                 label=f"round {k}: refining the segmenter",
             ).run()
-            self.save_weights(self.segmenter, path, {**self.description, "round": k})
+            self._save_weights(self.segmenter, path, {**self.description, "round": k})
             (path.parent / "checkpoint.pt").unlink(missing_ok=True)
         self.load_weights(self.segmenter, path)
 
@@ -266,7 +273,7 @@ class CoOptimization:
         """
         chosen = pairs[:: max(1, len(pairs) // self.measured_patches)][: self.measured_patches]
         images, masks = (torch.stack([pair[key] for pair in chosen]) for key in ("image", "label"))
-        seen = torch.stack(list(vessel_probabilities(self.segmenter, list(images), self.inferer)))
+        seen = torch.stack(list(shared_vessel_probabilities(self.segmenter, list(images), self.inferer)))
         real = self._real_patches
         intensity = intensity_distances(images.numpy(), real.numpy())
         return {

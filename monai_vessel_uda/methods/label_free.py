@@ -21,7 +21,7 @@ from ..metrics.label_free import (
 from ..progress import track
 from ..seeding import stable_seed
 from .latent_mining import with_masks
-from .prediction import Inferer, vessel_probabilities
+from .prediction import Inferer, shared_vessel_probabilities
 
 MIRRORS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
 """Views of an image under which a segmenter should say the same: flips of the last two axes."""
@@ -57,15 +57,16 @@ def measure_segmenter(
         ``mask_prior_distance``, ``consistency``, ``uncertain_band_px``, ``prediction_entropy``, ``vessel_fraction``.
     """
     images = [item["image"] for item in items]
-    probabilities = list(vessel_probabilities(network, track(images, label), inferer))
+    probabilities = list(track(shared_vessel_probabilities(network, images, inferer), label, len(images)))
     threshold, contrast = best_threshold(images, probabilities, _fovs(items))
     masks = [(p >= threshold).float() for p in probabilities]
     patches = PatchDataset(with_masks(items, masks), patch_transform, stable_seed(seed, "predicted masks"))
     predicted = torch.stack([patches[i]["label"] for i in range(len(source_masks))])
+    flipped = [_flip(image, view) for image in images[:consistency_images] for view in views[1:]]
+    others = shared_vessel_probabilities(network, flipped, inferer)
     agreements = []
-    for image, upright in zip(images[:consistency_images], probabilities, strict=False):
-        others = vessel_probabilities(network, [_flip(image, view) for view in views[1:]], inferer)
-        back = [_flip(p, view) for p, view in zip(others, views[1:], strict=True)]
+    for upright in probabilities[:consistency_images]:
+        back = [_flip(next(others), view) for view in views[1:]]
         agreements.append(consistency([p[None] for p in (upright, *back)], threshold))
     return {
         "threshold": threshold,
@@ -90,7 +91,8 @@ def calibrated_threshold(network: nn.Module, items: Sequence[Mapping[str, Any]],
         A threshold, see :func:`~monai_vessel_uda.metrics.label_free.best_threshold`.
     """
     images = [item["image"] for item in items]
-    probabilities = list(vessel_probabilities(network, track(images, "setting the threshold"), inferer))
+    shared = shared_vessel_probabilities(network, images, inferer)
+    probabilities = list(track(shared, "setting the threshold", len(images)))
     return best_threshold(images, probabilities, _fovs(items))[0]
 
 

@@ -18,12 +18,14 @@ decodes with 300 ancestral steps (``decoder="ancestral", decoding_steps=300``); 
 deterministic both ways and unclamped.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import ignite.distributed as idist
 import torch
 from torch import Tensor, nn
 
@@ -194,7 +196,7 @@ def mine_pairs(
     device: torch.device | str = "cpu",
     label: str = "mining",
 ) -> Path:
-    r"""Mine pairs :math:`(x^{A→B}, y^A)` into a folder of shards; finished shards are kept.
+    r"""Mine pairs :math:`(x^{A→B}, y^A)` into a folder of shards, shared out between processes; finished ones are kept.
 
     Each shard holds ``source``, ``label``, ``latent``, ``image`` of shape (batch, 1, \*spatial) as floats (masks as
     bytes), and ``corrected``.
@@ -342,19 +344,33 @@ def write_shards(
     label: str,
     prefix: str = "",
 ) -> Path:
-    """Write ``shard(numbers)`` for each batch of pair numbers, skipping shards that exist, with a preview picture."""
+    """Write ``shard(numbers)`` for each batch of pair numbers, skipping shards that exist, with a preview picture.
+
+    Several processes write every so many-th shard each, and go on when all are written.
+
+    Raises:
+        InputError: a shard of another process cannot be seen from here.
+    """
     output_dir = Path(output_dir)
-    batches = list(_batches(pairs, batch_size))
-    progress = Progress(label, pairs)
-    for index, numbers in enumerate(batches):
-        path = output_dir / f"{prefix}{index:05d}.pt"
+    paths = [output_dir / f"{prefix}{index:05d}.pt" for index in range(math.ceil(pairs / batch_size))]
+    shards = list(zip(paths, _batches(pairs, batch_size), strict=True))
+    own = shards[idist.get_rank() :: idist.get_world_size()]
+    progress = Progress(label, sum(len(numbers) for _, numbers in own))
+    for path, numbers in own:
         if not path.exists():
             content = {key: value.cpu().contiguous() for key, value in shard(numbers).items()}
-            if index == 0:
+            if path == paths[0]:
                 columns = [content[key] for key in ("source", "label", "image") if key in content]
                 save_contact_sheet(columns, output_dir.parent / f"{prefix}preview.png")
             save_tensors(content, path)
         progress.update(len(numbers))
+    idist.barrier()
+    missing = [path for path in paths if not path.exists()]
+    if missing:
+        raise InputError(
+            f"{missing[0]}: written by another process but not seen here; keep the workspace in a folder "
+            "that all machines share"
+        )
     return output_dir
 
 

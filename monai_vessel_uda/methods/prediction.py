@@ -1,7 +1,10 @@
 """Whole-image vessel probabilities by sliding window; what every method and every evaluation uses."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from typing import Any
 
+import ignite.distributed as idist
 import torch
 from torch import Tensor, nn
 
@@ -9,7 +12,9 @@ Inferer = Callable[[Tensor, nn.Module], Tensor]
 
 
 @torch.no_grad()
-def vessel_probabilities(network: nn.Module, images: Iterable[Tensor], inferer: Inferer) -> Iterator[Tensor]:
+def vessel_probabilities(
+    network: nn.Module, images: Iterable[Tensor], inferer: Inferer
+) -> Generator[Tensor, None, None]:
     r"""Probability of vessel at each pixel.
 
     Args:
@@ -29,3 +34,15 @@ def vessel_probabilities(network: nn.Module, images: Iterable[Tensor], inferer: 
             yield torch.softmax(logits, dim=1)[0, 1:2].cpu()
     finally:
         network.train(was_training)
+
+
+def shared_vessel_probabilities(network: nn.Module, images: Sequence[Tensor], inferer: Inferer) -> Iterator[Tensor]:
+    """:func:`vessel_probabilities`, shared out between the processes of a distributed job; each gets all of them.
+
+    Every process must ask for the same images, and for all of them: the processes go through them in step.
+    """
+    rank, processes = idist.get_rank(), idist.get_world_size()
+    with closing(vessel_probabilities(network, images[rank::processes], inferer)) as own:
+        for _ in range(0, len(images), processes):
+            found: Any = idist.all_gather([next(own, None)])
+            yield from (probability for (probability,) in found if probability is not None)

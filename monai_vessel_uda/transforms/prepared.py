@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import ignite.distributed as idist
 from monai.data import CacheDataset, PersistentDataset
 from monai.data.utils import json_hashing
 from monai.transforms import Compose
@@ -54,4 +55,5 @@ def prepared_images(
         folder = Path(cache_dir) / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
         items = PersistentDataset(items, transform, folder, hash_func=json_hashing)
         transform = RetinalCompose([])
-    return CacheDataset(items, transform, num_workers=0, progress=False, copy_cache=False)
+    with idist.one_rank_first():  # of several processes one fills the disk cache, the others read it
+        return CacheDataset(items, transform, num_workers=0, progress=False, copy_cache=False)
