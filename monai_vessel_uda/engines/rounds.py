@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..methods.co_optimization import save_round_preview
+from ..files import load_json
+from ..methods.co_optimization import CoOptimization, save_round_preview
 from .tracking import StageTracker
 
 
@@ -24,8 +25,32 @@ def candidate_weights(folder: str | Path, names: Sequence[str]) -> dict[str, Pat
     return found
 
 
+class RoundsTrainer:
+    """The rounds as MONAI's tools expect a trainer; an epoch is a round.
+
+    Args:
+        co_optimization: what :meth:`run` runs.
+        max_epochs: K, as the rounds have it.
+
+    Raises:
+        InputError: another number than the rounds' own.
+    """
+
+    def __init__(self, co_optimization: CoOptimization, max_epochs: int) -> None:
+        if max_epochs != co_optimization.rounds:
+            raise InputError(f"max_epochs: expected rounds = {co_optimization.rounds}, got {max_epochs}; set 'rounds'")
+        self.co_optimization, self.max_epochs = co_optimization, max_epochs
+
+    def run(self) -> dict[str, Any]:
+        """Run or resume all rounds; returns their summary."""
+        return self.co_optimization.run()
+
+
 class RoundTracking:
-    """Called after each round: one MLflow run for it, nested in the stage's, and a picture of its pseudo-masks.
+    """Called after each round: an MLflow run for it, nested in the stage's, and a picture of its pseudo-masks.
+
+    The stage's run gets the measures of every round, also of those before it was resumed, and what the choice of the
+    start was made by: ``start_<measure>/<candidate>``.
 
     Args:
         tracker: the stage's.
@@ -36,11 +61,22 @@ class RoundTracking:
         self.tracker, self.target = tracker, target
 
     def __call__(self, k: int, measures: Mapping[str, float | None], folder: Path) -> None:
-        """Log round ``k``."""
+        """Log round ``k``, whose results are in ``folder``."""
         save_round_preview(folder, self.target)
-        self.tracker.log_metrics(measures, step=k)
+        self.tracker.log_new(_measures_so_far(folder.parent, k), "round")
         run = self.tracker.child(f"round {k}", {"round": k}).start()
         run.log_metrics(measures)
+        for network in ("generator", "segmenter"):
+            run.log_losses(folder / network / "losses.csv", f"{network}_loss")
         for picture in sorted(folder.glob("*.png")):
             run.log_file(picture)
         run.finish()
+
+
+def _measures_so_far(folder: Path, last: int) -> dict[int, dict[str, float | None]]:
+    """Round → label-free measures; round 0 also has those of all candidates."""
+    records = {k: load_json(folder / f"round_{k:02d}" / "measures.json") for k in range(last + 1)}
+    rows = {k: dict(record["measures"]) for k, record in records.items()}
+    for name, measures in records[0]["candidates"].items():
+        rows[0] |= {f"start_{measure}/{name}": value for measure, value in measures.items()}
+    return rows

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..files import load_json, save_json
+from ..files import check_path, load_json, save_json
 from .tracking import StageTracker
 
 MARK = "stage.json"
@@ -36,7 +36,7 @@ class Stage:
     ) -> None:
         self.name, self.output_dir = name, Path(output_dir)
         self.settings = _plain(settings)
-        self.tracker = StageTracker(workspace, name, self.settings, tracking)
+        self.tracker = StageTracker(workspace, name, self.settings, tracking, self.output_dir / "losses.csv")
         self._started = time.time()
 
     def finished(self) -> bool:
@@ -51,7 +51,8 @@ class Stage:
         """Make the folder and open the tracked run.
 
         Raises:
-            InputError: an unfinished run with other settings lies there, which this one would continue.
+            InputError: an unfinished run with other settings lies there, which this one would continue; or the
+                tracking store does not answer.
         """
         check_path(self.output_dir)
         begun = self.output_dir / BEGUN
@@ -74,6 +75,11 @@ class Stage:
         save_json(record, self.output_dir / MARK)
 
 
+def tracking_handler(stage: Stage) -> StageTracker:
+    """The stage's tracker, which is also the Ignite handler that logs its trainer's losses."""
+    return stage.tracker
+
+
 def is_finished(output_dir: str | Path, settings: Mapping[str, Any]) -> bool:
     """Whether ``output_dir`` holds a stage finished with ``settings``; raises InputError if with others."""
     mark = Path(output_dir) / MARK
@@ -88,14 +94,6 @@ def _check_same(output_dir: str | Path, before: Mapping[str, Any], now: Mapping[
     if changed:
         differences = ", ".join(f"{key}: {before.get(key)!r} then, {now.get(key)!r} now" for key in changed)
         raise InputError(f"{output_dir}: this stage was {state} with other settings ({differences}); delete the folder")
-
-
-def check_path(path: str | Path) -> None:
-    """Refuse paths that MONAI's config language would rewrite ('#' separates ids there)."""
-    if "#" in str(path):
-        raise InputError(
-            f"{path}: a path with '#' cannot be used, since bundle configs read it as a separator; rename it"
-        )
 
 
 def _plain(value: Any) -> Any:
