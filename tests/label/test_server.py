@@ -1,0 +1,239 @@
+"""MONAI Label's real server and client with an exported bundle."""
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import urllib.error
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+from monai_vessel_uda import pipeline
+from monai_vessel_uda.files import sha256
+
+from .conftest import AFFINE, MODEL, SIZE, label_command, wait_for
+
+pytestmark = [pytest.mark.label, pytest.mark.slow, pytest.mark.timeout(400)]
+
+IMAGES = ["colour.png", "grey.png", "alpha.png", "scan.nii.gz", "photo.jpg"]
+
+
+def read_mask(path):
+    """A mask as an array (height, width)."""
+    path = str(path)
+    return nib.load(path).get_fdata().T if ".nii" in path else np.asarray(Image.open(path))
+
+
+def run_bundle(server, output):
+    """Masks of the studies by ``python -m monai.bundle run`` with what the server serves now, by image id."""
+    images = output / "images"
+    images.mkdir()
+    for name in IMAGES:
+        shutil.copy2(server.studies / name, images)
+    config = server.bundle / "configs" / "inference.json"
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", config, "--bundle_root", server.bundle]
+    command += ["--dataset_dir", images, "--output_dir", output / "masks"]
+    subprocess.run([str(part) for part in command], check=True, capture_output=True, timeout=300)
+    names = {name: name.split(".")[0] for name in IMAGES}
+    return {stem: read_mask(output / "masks" / f"{stem}_vessels.png") > 0 for stem in names.values()}
+
+
+def infer(client, image, **parameters):
+    path, _ = client.infer(MODEL, image, parameters)
+    return path
+
+
+def dice(a, b):
+    return 2 * np.sum(a & b) / (np.sum(a) + np.sum(b))
+
+
+def finished_training(client):
+    """Last lines of the training, once it has ended well."""
+    wait_for(lambda: client.train_status()["status"] not in ("SUBMITTED", "RUNNING"), 240)
+    status = client.train_status()
+    details = "\n".join(status["details"])
+    assert status["status"] == "DONE", details
+    return details
+
+
+def scores_are_made(server):
+    try:
+        tasks, _ = server.get("/scoring/?all=true")
+    except urllib.error.HTTPError:
+        return False
+    return all(task["status"] == "DONE" for task in tasks)
+
+
+def scores(server):
+    return json.loads((server.studies / "monai_label" / "uncertainty.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def by_bundle_run(server, tmp_path_factory):
+    return run_bundle(server, tmp_path_factory.mktemp("before"))
+
+
+def test_info_lists_the_model(client):
+    info = client.info()
+    model = info["models"][MODEL]
+    assert (model["type"], model["labels"], model["dimension"]) == ("segmentation", {"vessel": 1}, 2)
+    assert list(info["models"]) == list(info["trainers"]) == [MODEL]
+    assert list(info["strategies"])[0] == "uncertainty"
+    assert info["datastore"]["total"] == 9
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_the_mask_is_that_of_bundle_run_and_lies_on_the_image(server, client, by_bundle_run, name):
+    image = name.split(".")[0]
+    path = infer(client, image)
+    mask = read_mask(path)
+    assert mask.shape == SIZE[::-1]
+    assert set(np.unique(mask)) == {0, 1}
+    np.testing.assert_array_equal(mask, by_bundle_run[image])
+    true = server.truth[image]
+    upright = dice(mask > 0, true)
+    assert upright > 0.6
+    assert all(upright > dice(other > 0, true) + 0.1 for other in (mask[::-1], mask[:, ::-1], mask[::-1, ::-1]))
+
+
+def test_a_nifti_mask_has_its_image_s_geometry(server, client):
+    mask, image = nib.load(infer(client, "scan")), nib.load(server.studies / "scan.nii.gz")
+    assert mask.shape == image.shape == SIZE
+    np.testing.assert_allclose(mask.affine, AFFINE, atol=1e-6)
+    assert mask.get_data_dtype() == np.uint8
+
+
+def test_other_formats_on_request_have_the_geometry_too(client):
+    """3D Slicer asks for ``.nrrd``."""
+    import itk
+
+    path = infer(client, "scan", result_extension=".nrrd", result_dtype="uint8")
+    mask = itk.imread(path)
+    assert list(itk.size(mask)) == [*SIZE, 1]
+    np.testing.assert_allclose(list(itk.spacing(mask))[:2], [0.02, 0.03], rtol=1e-5)
+    np.testing.assert_allclose(list(itk.origin(mask))[:2], [-5, 7], rtol=1e-5)
+    np.testing.assert_array_equal(itk.array_from_image(mask)[0], read_mask(infer(client, "scan")))
+
+
+def test_the_mask_of_a_jpeg_is_not_compressed_with_loss(client):
+    assert infer(client, "photo").endswith(".png")
+
+
+def test_the_threshold_can_be_chosen(client):
+    sizes = [int(read_mask(infer(client, "colour", threshold=t)).sum()) for t in (0.2, 0.5, 0.8)]
+    assert sizes[0] > sizes[1] > sizes[2] > 0
+
+
+def test_an_unknown_model_or_image_is_an_error_and_the_server_goes_on(client):
+    with pytest.raises(RuntimeError, match="400.*no model 'lung_segmentation'"):
+        client.infer("lung_segmentation", "grey", {})
+    with pytest.raises(RuntimeError, match="400.*elsewhere: no such image among the studies"):
+        client.infer(MODEL, "elsewhere", {})
+    assert MODEL in client.info()["models"]
+
+
+def test_only_the_loopback_address_is_listened_on(server):
+    """With 0.0.0.0 taken, no other address of this machine could be bound to the port."""
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.2", server.port))
+        other.listen()
+
+
+def test_other_web_pages_may_not_read_the_answers(server):
+    _, headers = server.get("/info/", Origin="https://elsewhere.example")
+    assert "access-control-allow-origin" not in headers
+
+
+def test_a_second_server_on_these_studies_is_refused(server):
+    before = {path: path.stat().st_mtime_ns for path in server.studies.rglob("*")}
+    done = subprocess.run(
+        label_command(server.studies, server.original, server.port + 1), capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert f"already runs on these studies ({server.url})" in done.stderr
+    assert {path: path.stat().st_mtime_ns for path in server.studies.rglob("*")} == before
+
+
+def test_active_learning_ranks_by_uncertainty(server, client):
+    wait_for(lambda: scores_are_made(server), 120)
+    served = [client.next_sample("uncertainty", {}) for _ in server.truth]
+    names, values = [sample["id"] for sample in served], [sample["uncertainty"] for sample in served]
+    assert sorted(names) == sorted(server.truth), "each is served once before one comes again"
+    assert (names[0], names[-1]) == ("confusing", "clear")
+    assert 1 >= values[0] > values[-1] >= 0
+    assert values == sorted(values, reverse=True)
+
+
+def test_an_image_that_arrives_later_is_scored_and_served(server, client):
+    wait_for(lambda: scores_are_made(server), 120)
+    shutil.copy2(server.studies / "grey.png", server.studies / "late.png")
+    wait_for(lambda: "late" in client.datastore()["objects"], 60)
+    assert client.next_sample("uncertainty", {})["id"] == "late", "never served before"
+    wait_for(lambda: "late" in scores(server), 120)
+    assert scores(server)["late"]["uncertainty"] == pytest.approx(scores(server)["grey"]["uncertainty"], abs=1e-9)
+
+
+def test_corrected_images_fine_tune_the_segmenter(server, client, tmp_path, by_bundle_run):
+    original = sha256(server.original / "models" / "model.pt")
+    weights = sha256(server.bundle / "models" / "model.pt")
+    volume = nib.Nifti1Image(server.truth["first"].T.astype(np.uint8)[..., None], np.diag([-1, -1, 1, 1]))
+    nib.save(volume, tmp_path / "label.nii.gz")  # as 3D Slicer saves the label of a PNG
+    Image.fromarray(server.truth["second"].astype(np.uint8) * 255).save(tmp_path / "label.png")
+    for name, suffix in (("first", ".nii.gz"), ("second", ".png")):
+        client.save_label(name, str(tmp_path / f"label{suffix}"), "final", {})
+        assert "final" in labels_of(client, name)
+        stored = read_mask(server.studies / "labels" / "final" / f"{name}{suffix}")
+        np.testing.assert_array_equal(np.squeeze(stored) > 0, server.truth[name])
+
+    assert client.info()["datastore"]["completed"] == 2
+    unlabelled = client.info()["datastore"]["total"] - 2
+    served = {client.next_sample("uncertainty", {})["id"] for _ in range(unlabelled)}
+    assert not served & {"first", "second"} and len(served) == unlabelled
+
+    client.train_start(MODEL, {"max_epochs": 1, "val_split": 0})
+    assert "Epoch: 1/1" in finished_training(client)
+    assert sha256(server.bundle / "models" / "model.pt") != weights
+    assert sha256(server.original / "models" / "model.pt") == original, "only the copy is fine-tuned"
+
+    mask = read_mask(infer(client, "colour")) > 0
+    np.testing.assert_array_equal(mask, run_bundle(server, tmp_path)["colour"])
+    assert not np.array_equal(mask, by_bundle_run["colour"])
+    pipeline.segment(server.studies / "colour.png", tmp_path / "segmented", server.bundle.parent)
+    (segmented,) = (tmp_path / "segmented").glob("**/*.png")
+    assert dice(read_mask(segmented) > 0, mask) > 0.95
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl")
+def test_the_commands_of_the_page(server, client, tmp_path):
+    """Over the third label, so that one is kept for validation, as MONAI Label has it by default."""
+    page = (Path(__file__).parents[2] / "docs" / "monai_label.md").read_text()
+    commands = [line for line in page.splitlines() if line.startswith("curl ")]
+    assert len(commands) == 5
+    weights = sha256(server.bundle / "models" / "model.pt")
+    for command in commands:
+        command = command.replace("http://127.0.0.1:8000", server.url).replace("ID", "photo")
+        command = command.replace('"max_epochs": 50', '"max_epochs": 1')
+        subprocess.run(command.replace("curl", "curl --fail", 1), shell=True, check=True, cwd=tmp_path, timeout=60)
+    assert set(np.unique(read_mask(tmp_path / "mask.png"))) == {0, 1}
+    assert "final" in labels_of(client, "photo")
+    details = finished_training(client)
+    assert "val_mean_dice" in details, details
+    assert sha256(server.bundle / "models" / "model.pt") != weights
+
+
+def test_nothing_left_this_machine(server):
+    lines = server.record.read_text().splitlines()
+    assert f"{server.process.pid} guarded" in lines, "the guard was in the server"
+    assert len({line.split()[0] for line in lines}) > 1, "and in the processes that it started"
+    assert [line for line in lines if not line.endswith(" guarded")] == []
+
+
+def labels_of(client, image):
+    return client.datastore()["objects"][image]["labels"]
