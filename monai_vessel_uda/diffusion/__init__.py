@@ -1,16 +1,18 @@
 """Diffusion primitives: noise schedules, samplers over explicit timestep pairs, the mask-conditioned network."""
 
 from .ddim import generate, generation_pairs, inversion_pairs, invert, sample_ancestral, timestep_grid
-from .network import MaskConditionedUNet
+from .network import MaskConditionedUNet, StackedInputUNet, stack_inputs
 from .schedule import NoiseSchedule
 
 __all__ = [
     "MaskConditionedUNet",
     "NoiseSchedule",
+    "StackedInputUNet",
     "generate",
     "generation_pairs",
     "inversion_pairs",
     "invert",
     "sample_ancestral",
+    "stack_inputs",
     "timestep_grid",
 ]

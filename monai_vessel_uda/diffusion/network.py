@@ -1,6 +1,7 @@
 """The noise prediction network: MONAI's DiffusionModelUNet with the vessel mask as a second input channel."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from monai.networks.nets import DiffusionModelUNet
@@ -88,3 +89,67 @@ class MaskConditionedUNet(nn.Module):
             return self.unet(x, timesteps)
         x = pixelunshuffle(x, self.spatial_dims, self.space_to_depth)
         return pixelshuffle(self.unet(x, timesteps), self.spatial_dims, self.space_to_depth)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What ``torch.jit.script`` compiles instead: MONAI's attention cannot be scripted, but traces for any size."""
+        return _Traced(self)
+
+
+class StackedInputUNet(MaskConditionedUNet):
+    """The same network with its inputs stacked as channels of one tensor, for tools that know networks of one input.
+
+    The channels are the noised image x_t, the vessel mask, and the timestep as t / T everywhere. Weights are those of
+    :class:`MaskConditionedUNet`.
+
+    Args:
+        num_train_timesteps: T.
+        options: of :class:`MaskConditionedUNet`.
+    """
+
+    def __init__(self, num_train_timesteps: int = 1000, **options: Any) -> None:
+        super().__init__(**options)
+        self.num_train_timesteps = num_train_timesteps
+
+    def forward(self, image: Tensor) -> Tensor:  # type: ignore[override]
+        r"""Predict the noise; ``image`` of shape (batch, 3, \*spatial), result of shape (batch, 1, \*spatial)."""
+        share = image[:, 2].flatten(1)[:, 0]
+        timesteps = (share * self.num_train_timesteps).round().long().clamp(0, self.num_train_timesteps - 1)
+        return super().forward(image[:, :1], timesteps, image[:, 1:2])
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """As for :class:`MaskConditionedUNet`."""
+        return _TracedStacked(self)
+
+
+def stack_inputs(x_t: Tensor, timesteps: Tensor, mask: Tensor, num_train_timesteps: int = 1000) -> Tensor:
+    r"""Input of :class:`StackedInputUNet`, (batch, 3, \*spatial), from x_t and mask (batch, 1, \*spatial) and t."""
+    share = (timesteps.to(x_t) / num_train_timesteps).view(-1, *[1] * (x_t.ndim - 1))
+    return torch.cat([x_t, mask.to(x_t), share.expand_as(x_t)], dim=1)
+
+
+class _Traced(nn.Module):
+    """Holds the trace of a network with three inputs, so that it and modules around it can be scripted."""
+
+    def __init__(self, network: MaskConditionedUNet) -> None:
+        super().__init__()
+        self.traced = torch.jit.trace(network, _example(network), check_trace=False)
+
+    def forward(self, x_t: Tensor, timesteps: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.traced(x_t, timesteps, torch.zeros_like(x_t) if mask is None else mask)
+
+
+class _TracedStacked(nn.Module):
+    """Holds the trace of a network with stacked inputs."""
+
+    def __init__(self, network: StackedInputUNet) -> None:
+        super().__init__()
+        self.traced = torch.jit.trace(network, stack_inputs(*_example(network)), check_trace=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.traced(image)
+
+
+def _example(network: MaskConditionedUNet) -> tuple[Tensor, Tensor, Tensor]:
+    device = next(network.parameters()).device
+    patch = torch.rand(2, 1, *[network.side_multiple] * network.spatial_dims, device=device)
+    return patch, torch.tensor([0, 1], device=device), patch

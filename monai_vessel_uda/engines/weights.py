@@ -52,7 +52,7 @@ def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
     record = Path(path).with_suffix(".json")
     if record.exists():
         saved, wanted = load_json(record).get("architecture", {}), architecture(network)
-        if saved and saved != wanted:
+        if saved and saved != {**wanted, "network": _same_or_base(network, saved.get("network"))}:
             raise InputError(
                 f"{path}: weights of another architecture: expected {wanted['network']} with "
                 f"{wanted['parameters']} parameters, got {saved['network']} with {saved['parameters']}"
@@ -62,3 +62,9 @@ def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
     except (RuntimeError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: weights of another architecture ({str(error).splitlines()[0]})") from error
     return network
+
+
+def _same_or_base(network: nn.Module, name: str | None) -> str:
+    """``name`` if the network is of this class or derived from it, else the network's own."""
+    names = [f"{base.__module__}.{base.__qualname__}" for base in type(network).__mro__]
+    return name if name in names else names[0]  # type: ignore[return-value]

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from monai_vessel_uda.diffusion import MaskConditionedUNet
+from monai_vessel_uda.diffusion import MaskConditionedUNet, StackedInputUNet, stack_inputs
 from monai_vessel_uda.errors import InputError
 
 TINY = {"channels": (8, 16), "attention_levels": (False, True), "norm_num_groups": 4, "num_head_channels": 8}
@@ -38,3 +38,27 @@ def test_sides_that_do_not_fit_are_refused():
     network = MaskConditionedUNet(**TINY, space_to_depth=2)
     with pytest.raises(InputError, match="divisible by 4"):
         network(torch.zeros(1, 1, 18, 16), torch.tensor([0]))
+
+
+@pytest.mark.parametrize("space_to_depth", [1, 2])
+def test_torchscript_takes_any_size_and_batch(space_to_depth):
+    network = trained_a_little(MaskConditionedUNet(**TINY, space_to_depth=space_to_depth))
+    scripted = torch.jit.script(network)
+    for batch, side in ((1, 16), (3, 32)):
+        x_t, mask = torch.rand(batch, 1, side, 16), torch.rand(batch, 1, side, 16)
+        timesteps = torch.arange(batch) * 400
+        expected = network(x_t, timesteps, mask)
+        assert expected.abs().max() > 1e-2
+        assert torch.allclose(scripted(x_t, timesteps, mask), expected, atol=1e-5)
+        assert torch.allclose(scripted(x_t, timesteps), network(x_t, timesteps), atol=1e-5)
+
+
+def test_stacked_inputs_are_the_same_network():
+    plain, stacked = trained_a_little(MaskConditionedUNet(**TINY)), StackedInputUNet(**TINY).eval()
+    stacked.load_state_dict(plain.state_dict())
+    x_t, mask, timesteps = torch.rand(4, 1, 16, 16), torch.rand(4, 1, 16, 16), torch.tensor([0, 1, 333, 999])
+    expected = plain(x_t, timesteps, mask)
+    assert torch.equal(stacked(stack_inputs(x_t, timesteps, mask)), expected)
+    assert not torch.equal(stacked(stack_inputs(x_t, timesteps.flip(0), mask)), expected)
+    scripted = torch.jit.script(stacked)
+    assert torch.allclose(scripted(stack_inputs(x_t, timesteps, mask)), expected, atol=1e-5)

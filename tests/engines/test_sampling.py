@@ -1,0 +1,42 @@
+"""Drawing images through MONAI's evaluator gives what the sampler itself gives."""
+
+import pytest
+import torch
+
+from monai_vessel_uda.diffusion import MaskConditionedUNet, NoiseSchedule, StackedInputUNet
+from monai_vessel_uda.engines.sampling import MaskToImageInferer, NumberedPatches, PrepareMasks
+from monai_vessel_uda.errors import InputError
+from monai_vessel_uda.methods.latent_mining import LatentMining
+
+OPTIONS = {"channels": (8, 16), "attention_levels": (False, True), "num_head_channels": 8, "norm_num_groups": 4}
+
+
+def test_draws_what_the_sampler_draws():
+    torch.manual_seed(0)
+    plain, stacked = MaskConditionedUNet(**OPTIONS).eval(), StackedInputUNet(**OPTIONS).eval()
+    for parameter in plain.parameters():  # the last layer starts at zero
+        parameter.data.add_(0.1 * torch.randn(parameter.shape))
+    stacked.load_state_dict(plain.state_dict())
+    mining = LatentMining(NoiseSchedule("linear"), generation_steps=4, seed=5)
+    masks = (torch.rand(3, 1, 16, 16) > 0.8).float()
+    expected = mining.from_noise(plain, masks, [4, 5, 6])
+    assert torch.equal(MaskToImageInferer(mining)(masks, stacked, numbers=[4, 5, 6]), expected)
+    scripted = MaskToImageInferer(mining)(masks, torch.jit.script(stacked), numbers=[4, 5, 6])
+    assert torch.allclose(scripted, expected, atol=1e-5)
+    assert not torch.equal(MaskToImageInferer(mining)(masks, stacked, numbers=[7, 8, 9]), expected)
+
+
+def test_masks_or_none():
+    batch = {"image": torch.rand(2, 1, 8, 8), "number": torch.tensor([3, 4])}
+    masks, target, arguments, options = PrepareMasks()(batch, torch.device("cpu"))
+    assert (float(masks.abs().max()), target, arguments, options) == (0.0, None, (), {"numbers": [3, 4]})
+    masks, *_ = PrepareMasks()({**batch, "label": torch.ones(2, 1, 8, 8)}, torch.device("cpu"))
+    assert float(masks.min()) == 1.0
+
+
+def test_numbered_patches():
+    patches = NumberedPatches([{"image": i} for i in "abc"], 2)
+    assert len(patches) == 2
+    assert patches[1] == {"image": "b", "number": torch.tensor(1)}
+    with pytest.raises(InputError, match="count"):
+        NumberedPatches([], 0)
