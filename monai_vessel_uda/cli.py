@@ -207,9 +207,9 @@ def segment(
     device: DeviceOption = None,
 ) -> None:
     """Write the vessel masks of images, at their own size and with their geometry."""
-    from . import pipeline
+    from . import segmenter
 
-    written = pipeline.segment(
+    written = segmenter.segment(
         images,
         output,
         bundle,
@@ -233,10 +233,10 @@ def evaluate(
     ] = None,
 ) -> None:
     """Score a segmenter against masks: mean over images and 95 % interval."""
-    from . import pipeline
+    from . import segmenter
     from .report.table import COLUMNS, format_score
 
-    result = pipeline.evaluate(bundle, folder, output)
+    result = segmenter.evaluate(bundle, folder, output)
     typer.echo(f"{len(result['per_image'])} images, mean [95 % interval]")
     for name, (heading, factor) in COLUMNS.items():
         typer.echo(f"{heading:<20} {format_score(result['summary'].get(name), factor)}")

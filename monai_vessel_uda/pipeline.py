@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
-from .deployment.archive import opened_bundle
 from .deployment.exported_bundle import export_bundle, record_scores
-from .deployment.runtimes import FILES
 from .errors import InputError, surfacing_input_errors
 from .files import check_path, load_json, replacing, save_json, sha256
+from .segmenter import evaluate, inference_workflow
 from .settings import bundle_folder, device_override, resolve_settings, warn_if_hopeless
+from .workflows import bundle_workflow
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -248,78 +248,6 @@ def import_generator(
     return folder
 
 
-def segment(
-    source: str | Path,
-    output: str | Path,
-    bundle: str | Path,
-    *,
-    probability: bool = False,
-    overlay: bool = False,
-    scale: float | None = None,
-    threshold: float | None = None,
-    suffix: str | None = None,
-    runtime: str = "torch",
-    device: str | None = None,
-) -> Path:
-    """Segment one image or a folder with an exported bundle.
-
-    Args:
-        source: image file or folder.
-        output: folder of the results.
-        bundle: a ``vessel_segmentation`` folder, its zip, or a workspace that holds one.
-        probability: also write probability maps.
-        overlay: also write overlays.
-        scale: working pixels for one pixel of the images, if they differ in resolution from the training images.
-        threshold: probability from which on a pixel is vessel, in (0, 1); by default the segmenter's own.
-        suffix: format of the results; by default the input's own.
-        runtime: ``torch``, or ``torchscript`` or ``onnx`` if the bundle was converted.
-        device: ``cpu`` or ``cuda``.
-
-    Returns:
-        ``output``.
-
-    Raises:
-        InputError: nothing to segment, or an option out of range.
-    """
-    if threshold is not None and not 0 < threshold < 1:
-        raise InputError(f"threshold: expected a probability between 0 and 1, got {threshold}")
-    overrides = {
-        "dataset_dir": str(source),
-        "output_dir": str(output),
-        "probability": probability,
-        "overlay": overlay,
-        "output_suffix": suffix,
-        **({} if scale is None else {"scale": scale}),
-        **({} if threshold is None else {"threshold": threshold}),
-        **device_override(device),
-    }
-    if runtime not in ("torch", *FILES):
-        raise InputError(f"runtime: expected one of torch, {', '.join(FILES)}, got {runtime!r}")
-    with opened_bundle(bundle) as folder:
-        if runtime != "torch" and not (folder / FILES[runtime]).is_file():
-            raise InputError(f"{folder}: no {FILES[runtime]}; make it with 'vessel-uda convert BUNDLE --to {runtime}'")
-        overlays = ["segment.json", *([] if runtime == "torch" else [f"inference_{runtime}.json"])]
-        _run_inference(folder, overlays, overrides)
-    return Path(output)
-
-
-def evaluate(
-    bundle: str | Path,
-    folder: str | Path | None = None,
-    output: str | Path | None = None,
-    *,
-    manifest: str | Path | None = None,
-    overrides: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Score a bundle against masks of a folder or of a manifest's evaluation list."""
-    values = {"evaluation_dir": _text(folder), "manifest": _text(manifest), **(overrides or {})}
-    if output is not None:
-        values["output"] = str(output)
-    with opened_bundle(bundle) as opened:
-        result: dict[str, Any] = _run_inference(opened, ["segment.json", "score.json"], values)[0]
-    return result
-
-
 def score(workspace: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Score every segmenter of the workspace; write ``scores.json``, ``.csv`` and ``.md``.
 
@@ -359,35 +287,7 @@ def score(workspace: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
 def _stage_workflow(workspace: Path, step: Step, settings: Mapping[str, Any]) -> Any:
     root = bundle_folder(step.bundle)
     overrides = {**settings, **step.overrides, "workspace": str(workspace)}
-    return _workflow([root / "configs" / step.config], root, overrides)
-
-
-def _workflow(configs: Sequence[Path], root: Path, overrides: Mapping[str, Any]) -> Any:
-    from monai.bundle import ConfigWorkflow
-
-    ids = {key for file in configs for key in load_json(file)}
-    known = {key: value for key, value in overrides.items() if key.split("#")[0] in ids}
-    logging.getLogger("ignite").setLevel(logging.WARNING)
-    files = [str(file) for file in configs]
-    return ConfigWorkflow(files, logging_file=False, workflow_type=None, bundle_root=str(root), **known)
-
-
-def _inference_workflow(bundle: Path, overlays: Sequence[str], overrides: Mapping[str, Any]) -> Any:
-    """The bundle's own inference, with this package's reading, checking and writing of files laid over it."""
-    ours = bundle_folder("vessel_segmentation") / "configs"
-    return _workflow([bundle / "configs" / "inference.json", *(ours / name for name in overlays)], bundle, overrides)
-
-
-def _run_inference(bundle: Path, overlays: Sequence[str], overrides: Mapping[str, Any]) -> list[Any]:
-    for key in ("dataset_dir", "output_dir", "output"):
-        if overrides.get(key):
-            check_path(overrides[key])
-    workflow = _inference_workflow(bundle, overlays, overrides)
-    with surfacing_input_errors():
-        workflow.initialize()
-        results: list[Any] = workflow.run()
-        workflow.finalize()
-    return results
+    return bundle_workflow([root / "configs" / step.config], root, overrides)
 
 
 def _predictions(workspace: Path, count: int) -> "Iterator[tuple[Tensor, Tensor]]":
@@ -395,7 +295,7 @@ def _predictions(workspace: Path, count: int) -> "Iterator[tuple[Tensor, Tensor]
     from .data.manifest import datalist, load_manifest
     from .engines.inference import native_probabilities
 
-    workflow = _inference_workflow(workspace / "vessel_segmentation", ["segment.json"], {})
+    workflow = inference_workflow(workspace / "vessel_segmentation", ["segment.json"], {})
     workflow.parser.parse(True)
     network, transform, inferer, threshold = (
         workflow.parser.get_parsed_content(name) for name in ("network", "preprocessing", "inferer", "threshold")
@@ -415,7 +315,3 @@ def trained_segmenters(workspace: Path, rounds: int) -> Iterator[tuple[str, Path
     for name, place in places.items():
         if (place / "weights.pt").exists():
             yield name, place / "weights.pt"
-
-
-def _text(path: str | Path | None) -> str | None:
-    return None if path is None else str(path)

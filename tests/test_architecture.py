@@ -29,11 +29,15 @@ MAY_IMPORT = {
         "methods",
         "engines",
         "report",
+        "segmenter",
         "settings",
+        "workflows",
     },
     "demo": {"data", "pipeline"},
     "label": {"deployment"},
-    "cli": {"demo", "deployment", "label", "pipeline", "report", "settings"},
+    "workflows": set(),
+    "segmenter": {"deployment", "settings", "workflows"},
+    "cli": {"demo", "deployment", "label", "pipeline", "report", "segmenter", "settings"},
 }
 
 

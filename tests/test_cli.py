@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 import monai_vessel_uda
-from monai_vessel_uda import demo, pipeline, settings
+from monai_vessel_uda import demo, pipeline, segmenter, settings
 from monai_vessel_uda.cli import app
 from monai_vessel_uda.errors import InputError
 
@@ -47,7 +47,8 @@ def calls(monkeypatch, tmp_path):
         return record
 
     for name in results:
-        monkeypatch.setattr(demo if name == "run_demo" else pipeline, name, recorder(name))
+        module = {"run_demo": demo, "segment": segmenter, "evaluate": segmenter}.get(name, pipeline)
+        monkeypatch.setattr(module, name, recorder(name))
     monkeypatch.setattr(settings, "load_preset", lambda name: {"target_scale": {"small": 0.37, "full": 1.0}[name]})
     return made
 

@@ -7,7 +7,7 @@ import zipfile
 import pytest
 import torch
 
-from monai_vessel_uda import pipeline
+from monai_vessel_uda import segmenter
 from monai_vessel_uda.deployment.archive import opened_bundle, package_bundle, unpack_bundle
 from monai_vessel_uda.errors import InputError
 
@@ -43,8 +43,8 @@ def test_monai_downloads_and_loads_it(archive, adapted, tmp_path):
 
 def test_segments_from_the_zip_alone(archive, adapted, phantoms, tmp_path):
     images = phantoms["evaluation"] / "images"
-    pipeline.segment(images, tmp_path / "zip", archive)
-    pipeline.segment(images, tmp_path / "folder", adapted)
+    segmenter.segment(images, tmp_path / "zip", archive)
+    segmenter.segment(images, tmp_path / "folder", adapted)
     names = sorted(path.name for path in (tmp_path / "folder").iterdir())
     assert len(names) == 2
     for name in names:

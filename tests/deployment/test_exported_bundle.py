@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from monai_vessel_uda import pipeline
+from monai_vessel_uda import segmenter
 from monai_vessel_uda.data.images import read_image, read_mask
 from monai_vessel_uda.deployment.exported_bundle import check_bundle, export_bundle, needs_package
 from monai_vessel_uda.errors import InputError
@@ -54,7 +54,7 @@ def test_every_format_gives_the_masks_of_the_command_line(bundle, every_format, 
     configs = [bundle / "configs" / "inference.json"]
     options = {"bundle_root": bundle, "dataset_dir": every_format, "threshold": THRESHOLD}
     run_bundle(without_package, configs, tmp_path, output_dir=tmp_path / "monai", **options)
-    pipeline.segment(every_format, tmp_path / "ours", bundle, threshold=THRESHOLD, suffix=".png")
+    segmenter.segment(every_format, tmp_path / "ours", bundle, threshold=THRESHOLD, suffix=".png")
     written = sorted(path.relative_to(tmp_path / "monai") for path in (tmp_path / "monai").rglob("*.png"))
     assert len(written) == len([path for path in every_format.rglob("*.*")]) == 18
     reference = read_mask(tmp_path / "ours" / "grey_vessels.png")
@@ -77,7 +77,7 @@ def test_geometry_survives(bundle, every_format, without_package, tmp_path):
     run_bundle(without_package, [bundle / "configs" / "inference.json"], tmp_path, threshold=THRESHOLD, **options)
     mask = nibabel.load(tmp_path / "out" / "nifti_vessels.nii.gz")
     assert np.allclose(mask.affine, AFFINE)
-    pipeline.segment(only, tmp_path / "ours", bundle, threshold=THRESHOLD, suffix=".png")
+    segmenter.segment(only, tmp_path / "ours", bundle, threshold=THRESHOLD, suffix=".png")
     assert np.array_equal(np.asarray(mask.dataobj).T > 0, read_mask(tmp_path / "ours" / "nifti_vessels.png"))
     assert set(np.unique(mask.dataobj)) <= {0, 1}
 
@@ -88,7 +88,7 @@ def test_evaluate_gives_the_dice_of_the_command_line(bundle, phantoms, without_p
     options = {"bundle_root": bundle, "dataset_dir": phantoms["evaluation"], "output_dir": tmp_path / "out"}
     run_bundle(without_package, configs, tmp_path, **options)
     rows = (tmp_path / "out" / "val_mean_dice_raw.csv").read_text().splitlines()[1:]
-    ours = pipeline.evaluate(bundle, phantoms["evaluation"], tmp_path / "evaluation.json")
+    ours = segmenter.evaluate(bundle, phantoms["evaluation"], tmp_path / "evaluation.json")
     expected = [row["scores"]["dice"] for row in ours["per_image"]]
     assert [float(row.split(",")[-1]) for row in rows] == pytest.approx(expected, abs=1e-5)
     assert "val_hausdorff_95" in (tmp_path / "out" / "metrics.csv").read_text()
@@ -202,7 +202,7 @@ def test_a_target_that_monai_cannot_prepare(adapted, tmp_path, phantoms):
     assert metadata["required_packages_version"]["monai-vessel-uda"]
     assert "monai_vessel_uda" in (bundle / "configs" / "inference.json").read_text()
     assert not (bundle / "configs" / "train.json").exists()
-    out = pipeline.segment(phantoms["evaluation"] / "images", tmp_path / "out", bundle)
+    out = segmenter.segment(phantoms["evaluation"] / "images", tmp_path / "out", bundle)
     assert len(list(out.glob("*_vessels.png"))) == 2
 
 
@@ -238,7 +238,7 @@ def test_refuses_a_broken_bundle(copy, fault, tmp_path):
     with pytest.raises(InputError, match=expected.get(fault, "tensors")):
         check_bundle(copy)
     with pytest.raises(InputError):
-        pipeline.segment(tmp_path, tmp_path / "out", copy)
+        segmenter.segment(tmp_path, tmp_path / "out", copy)
     assert not (tmp_path / "out").exists()
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from monai_vessel_uda import pipeline
+from monai_vessel_uda import segmenter
 from monai_vessel_uda.data.images import read_image, read_mask
 from monai_vessel_uda.deployment.runtimes import FILES, TOLERANCE, OnnxNetwork, convert_bundle, largest_difference
 from monai_vessel_uda.errors import InputError
@@ -35,8 +35,8 @@ def test_the_same_logits(converted, runtime):
 @pytest.mark.parametrize("runtime", list(FILES))
 def test_the_same_masks_of_whole_images(converted, every_format, runtime, tmp_path):
     options = {"threshold": 0.485, "suffix": ".png", "probability": True}
-    pipeline.segment(every_format, tmp_path / "torch", converted, **options)
-    pipeline.segment(every_format, tmp_path / runtime, converted, runtime=runtime, **options)
+    segmenter.segment(every_format, tmp_path / "torch", converted, **options)
+    segmenter.segment(every_format, tmp_path / runtime, converted, runtime=runtime, **options)
     masks = sorted((tmp_path / "torch").rglob("*_vessels.png"))
     assert len(masks) == 18
     for path in masks:
@@ -62,7 +62,7 @@ def test_torchscript_runs_without_this_package(converted, every_format, without_
     options = {"bundle_root": converted, "dataset_dir": images, "output_dir": out, "threshold": 0.485}
     arguments = [part for key, value in options.items() for part in (f"--{key}", str(value))]
     without_package("-m", "monai.bundle", "run", "--config_file", str(configs), *arguments, cwd=tmp_path)
-    pipeline.segment(images, tmp_path / "ours", converted, threshold=0.485)
+    segmenter.segment(images, tmp_path / "ours", converted, threshold=0.485)
     assert np.array_equal(read_mask(out / "rgb_vessels.png"), read_mask(tmp_path / "ours" / "rgb_vessels.png"))
 
 
@@ -80,9 +80,9 @@ def test_refuses_what_is_not_there(adapted, tmp_path):
     with pytest.raises(InputError, match="runtime"):
         convert_bundle(adapted / "vessel_segmentation", "caffe")
     with pytest.raises(InputError, match="runtime"):
-        pipeline.segment(tmp_path, tmp_path / "out", adapted, runtime="caffe")
+        segmenter.segment(tmp_path, tmp_path / "out", adapted, runtime="caffe")
     with pytest.raises(InputError, match="vessel-uda convert"):
-        pipeline.segment(tmp_path, tmp_path / "out", adapted, runtime="onnx")
+        segmenter.segment(tmp_path, tmp_path / "out", adapted, runtime="onnx")
     pytest.importorskip("onnxruntime")
     (tmp_path / "model.onnx").write_text("no model")
     with pytest.raises(InputError, match="ONNX"):

@@ -15,7 +15,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 from monai.bundle import ConfigParser
 
-from monai_vessel_uda import pipeline
+from monai_vessel_uda import pipeline, segmenter
 from monai_vessel_uda.engines.tracking import EXPERIMENT
 from monai_vessel_uda.files import load_json, sha256
 
@@ -200,7 +200,7 @@ def test_the_registered_model_is_the_bundle(server, tracked, phantoms, tmp_path)
     assert hashes[0]["models/model.pt"] == digest
     images = phantoms["evaluation"] / "images"
     masks = [
-        pipeline.segment(images, tmp_path / name, bundle, device="cpu")
+        segmenter.segment(images, tmp_path / name, bundle, device="cpu")
         for name, bundle in (("here", exported), ("there", tmp_path / "got"))
     ]
     written = sorted(path.name for path in masks[0].iterdir())

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from monai_vessel_uda import pipeline
+from monai_vessel_uda import segmenter
 from monai_vessel_uda.data.images import read_image, read_mask
 from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.files import load_json
@@ -30,7 +30,7 @@ def folder(tmp_path, phantoms):
 
 
 def test_folder_of_all_formats(folder, adapted, tmp_path):
-    out = pipeline.segment(folder, tmp_path / "out", adapted, probability=True, overlay=True)
+    out = segmenter.segment(folder, tmp_path / "out", adapted, probability=True, overlay=True)
     names = ["grey", "rgb", "rgba", "palette"]
     reference = read_mask(out / "grey_vessels.png")
     assert reference.shape == (64, 56)
@@ -48,7 +48,7 @@ def test_folder_of_all_formats(folder, adapted, tmp_path):
 
 
 def test_single_file_and_scale(folder, adapted, tmp_path):
-    out = pipeline.segment(folder / "grey.png", tmp_path / "out", adapted, scale=1.5, suffix=".tif")
+    out = segmenter.segment(folder / "grey.png", tmp_path / "out", adapted, scale=1.5, suffix=".tif")
     assert [path.name for path in out.iterdir()] == ["grey_vessels.tif"]
     assert read_mask(out / "grey_vessels.tif").shape == (64, 56)
 
@@ -58,17 +58,17 @@ def test_the_segmenters_own_threshold_and_a_given_one(folder, adapted, tmp_path)
     own = load_json(adapted / "vessel_segmentation" / "models" / "model.json")["threshold"]
     fractions = []
     for name, threshold in (("own", None), ("same", own), ("low", 1e-6), ("high", 1 - 1e-6)):
-        out = pipeline.segment(image, tmp_path / name, adapted, threshold=threshold)
+        out = segmenter.segment(image, tmp_path / name, adapted, threshold=threshold)
         fractions.append(float((read_image(next(out.glob("grey_vessels*"))).array > 0).mean()))
     assert fractions[0] == fractions[1]
     assert fractions[2] > fractions[0] >= fractions[3]
     with pytest.raises(InputError, match="threshold"):
-        pipeline.segment(image, tmp_path / "none", adapted, threshold=1.5)
+        segmenter.segment(image, tmp_path / "none", adapted, threshold=1.5)
     assert not (tmp_path / "none").exists()
 
 
 def test_evaluate_a_folder(adapted, phantoms, tmp_path):
-    result = pipeline.evaluate(adapted, phantoms["evaluation"], tmp_path / "evaluation.json")
+    result = segmenter.evaluate(adapted, phantoms["evaluation"], tmp_path / "evaluation.json")
     assert (tmp_path / "evaluation.json").exists()
     assert len(result["per_image"]) == 2
     assert set(result["summary"]["dice"]) >= {"mean", "low", "high"}
@@ -93,5 +93,5 @@ def test_bad_input_leaves_nothing(make, adapted, tmp_path, folder):
         (bundle / "configs").mkdir(parents=True)
         (bundle / "configs" / "inference.json").write_text("{}")
     with pytest.raises(InputError):
-        pipeline.segment(source, out, bundle)
+        segmenter.segment(source, out, bundle)
     assert not out.exists() or not list(out.iterdir())

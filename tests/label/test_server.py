@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from monai_vessel_uda import pipeline
+from monai_vessel_uda import segmenter
 from monai_vessel_uda.files import sha256
 
 from .conftest import AFFINE, MODEL, SIZE, label_command, wait_for
@@ -205,7 +205,7 @@ def test_corrected_images_fine_tune_the_segmenter(server, client, tmp_path, by_b
     mask = read_mask(infer(client, "colour")) > 0
     np.testing.assert_array_equal(mask, run_bundle(server, tmp_path)["colour"])
     assert not np.array_equal(mask, by_bundle_run["colour"])
-    pipeline.segment(server.studies / "colour.png", tmp_path / "segmented", server.bundle.parent)
+    segmenter.segment(server.studies / "colour.png", tmp_path / "segmented", server.bundle.parent)
     (segmented,) = (tmp_path / "segmented").glob("**/*.png")
     assert dice(read_mask(segmented) > 0, mask) > 0.95
 

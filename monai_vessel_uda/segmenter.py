@@ -1,0 +1,107 @@
+"""Using an exported bundle: masks of new images, and scores against masks."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .deployment.archive import opened_bundle
+from .deployment.runtimes import FILES
+from .errors import InputError, surfacing_input_errors
+from .files import check_path
+from .settings import bundle_folder, device_override
+from .workflows import bundle_workflow
+
+
+def segment(
+    source: str | Path,
+    output: str | Path,
+    bundle: str | Path,
+    *,
+    probability: bool = False,
+    overlay: bool = False,
+    scale: float | None = None,
+    threshold: float | None = None,
+    suffix: str | None = None,
+    runtime: str = "torch",
+    device: str | None = None,
+) -> Path:
+    """Segment one image or a folder with an exported bundle.
+
+    Args:
+        source: image file or folder.
+        output: folder of the results.
+        bundle: a ``vessel_segmentation`` folder, its zip, or a workspace that holds one.
+        probability: also write probability maps.
+        overlay: also write overlays.
+        scale: working pixels for one pixel of the images, if they differ in resolution from the training images.
+        threshold: probability from which on a pixel is vessel, in (0, 1); by default the segmenter's own.
+        suffix: format of the results; by default the input's own.
+        runtime: ``torch``, or ``torchscript`` or ``onnx`` if the bundle was converted.
+        device: ``cpu`` or ``cuda``.
+
+    Returns:
+        ``output``.
+
+    Raises:
+        InputError: nothing to segment, or an option out of range.
+    """
+    if threshold is not None and not 0 < threshold < 1:
+        raise InputError(f"threshold: expected a probability between 0 and 1, got {threshold}")
+    overrides = {
+        "dataset_dir": str(source),
+        "output_dir": str(output),
+        "probability": probability,
+        "overlay": overlay,
+        "output_suffix": suffix,
+        **({} if scale is None else {"scale": scale}),
+        **({} if threshold is None else {"threshold": threshold}),
+        **device_override(device),
+    }
+    if runtime not in ("torch", *FILES):
+        raise InputError(f"runtime: expected one of torch, {', '.join(FILES)}, got {runtime!r}")
+    with opened_bundle(bundle) as folder:
+        if runtime != "torch" and not (folder / FILES[runtime]).is_file():
+            raise InputError(f"{folder}: no {FILES[runtime]}; make it with 'vessel-uda convert BUNDLE --to {runtime}'")
+        overlays = ["segment.json", *([] if runtime == "torch" else [f"inference_{runtime}.json"])]
+        _run_inference(folder, overlays, overrides)
+    return Path(output)
+
+
+def evaluate(
+    bundle: str | Path,
+    folder: str | Path | None = None,
+    output: str | Path | None = None,
+    *,
+    manifest: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Score a bundle against masks of a folder or of a manifest's evaluation list."""
+    values = {"evaluation_dir": _text(folder), "manifest": _text(manifest), **(overrides or {})}
+    if output is not None:
+        values["output"] = str(output)
+    with opened_bundle(bundle) as opened:
+        result: dict[str, Any] = _run_inference(opened, ["segment.json", "score.json"], values)[0]
+    return result
+
+
+def inference_workflow(bundle: Path, overlays: Sequence[str], overrides: Mapping[str, Any]) -> Any:
+    """The bundle's own inference, with this package's reading, checking and writing of files laid over it."""
+    ours = bundle_folder("vessel_segmentation") / "configs"
+    configs = [bundle / "configs" / "inference.json", *(ours / name for name in overlays)]
+    return bundle_workflow(configs, bundle, overrides)
+
+
+def _run_inference(bundle: Path, overlays: Sequence[str], overrides: Mapping[str, Any]) -> list[Any]:
+    for key in ("dataset_dir", "output_dir", "output"):
+        if overrides.get(key):
+            check_path(overrides[key])
+    workflow = inference_workflow(bundle, overlays, overrides)
+    with surfacing_input_errors():
+        workflow.initialize()
+        results: list[Any] = workflow.run()
+        workflow.finalize()
+    return results
+
+
+def _text(path: str | Path | None) -> str | None:
+    return None if path is None else str(path)
