@@ -113,6 +113,39 @@ def test_fine_tuning_on_masks(copy, phantoms, without_package, tmp_path, process
     check_bundle(copy)
 
 
+@pytest.mark.slow
+def test_mistakes_are_one_line_without_this_package_too(copy, phantoms, without_package, tmp_path):
+    (tmp_path / "empty").mkdir()
+    images = phantoms["evaluation"] / "images"
+    without_weights = shutil.copytree(copy, tmp_path / "without_weights")
+    (without_weights / "models" / "model.pt").unlink()
+    for config, bundle, options, message in (
+        ("inference", copy, ["--datset_dir", images], "error: no such option: --datset_dir"),
+        ("train", copy, ["--epoch=1"], "error: no such option: --epoch=1"),
+        ("inference", copy, ["--dataset_dir", tmp_path / "empty"], "expected a folder of images, found none"),
+        ("inference", without_weights, ["--dataset_dir", images], "model.pt: no such file"),
+    ):
+        arguments = ["--config_file", bundle / "configs" / f"{config}.json", "--bundle_root", bundle, *options]
+        result = without_package("-m", "monai.bundle", "run", *arguments, cwd=tmp_path, check=False)
+        assert result.returncode == 1
+        assert "Traceback" not in result.stdout + result.stderr
+        last = result.stderr.strip().splitlines()[-1]
+        assert last.startswith("error: ") and message in last
+    assert not (copy / "eval").exists()
+
+
+@pytest.mark.parametrize(("name", "overlays"), [("inference", ["evaluate", "multi_gpu_inference"]), ("train", [])])
+def test_every_id_counts_as_an_option(bundle, name, overlays):
+    config = load_json(bundle / "configs" / f"{name}.json")
+    of_monai = {"config_file", "meta_file", "logging_file", "run_id", "init_id", "final_id", "tracking", "args_file"}
+    internal = {"imports", "options", "misspelt", "by_monai", "initialize", "run"}
+    assert set(config["options"]) == of_monai | set(config) - internal
+    for overlay in overlays:
+        over = load_json(bundle / "configs" / f"{overlay}.json")
+        added = {key for key in over if key.split("#")[0] not in config and not key.startswith("+")}
+        assert added == set(over.get("+options", []))
+
+
 def test_metadata_says_where_it_comes_from(bundle, adapted):
     metadata = load_json(bundle / "configs" / "metadata.json")
     provenance = metadata["provenance"]
