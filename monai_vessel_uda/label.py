@@ -69,7 +69,7 @@ def serve(
     os.set_inheritable(lock.fileno(), True)
     logger.info("MONAI Label with %s on %s; stop it with Ctrl-C", served, url)
     os.chdir(application)
-    os.execve(python, _command(python, studies, served.name, host, port), _server_environment(application))
+    os.execve(python, _command(python, studies, served.name, host, port), _server_environment(application, python))
 
 
 def label_python(environment: str | Path | None = None) -> Path:
@@ -224,11 +224,13 @@ def _command(python: Path, studies: Path, model: str, host: str, port: int) -> l
     return [str(python), "-m", "monailabel.main", "start_server", *given, *conf]
 
 
-def _server_environment(application: Path) -> dict[str, str]:
+def _server_environment(application: Path, python: Path) -> dict[str, str]:
     """MONAI Label's settings; those that the user has set win."""
     patterns = [f"*{suffix}" for name in SUFFIXES for suffix in (name, name.upper())]
     settings = {
         "MONAI_LABEL_DATASTORE_FILE_EXT": json.dumps(patterns),
         "MONAI_LABEL_SESSION_PATH": str(application / "sessions"),
     }
-    return {**settings, **os.environ}
+    # MONAI Label starts torchrun by its name
+    path = f"{python.parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    return {**settings, **os.environ, "PATH": path}

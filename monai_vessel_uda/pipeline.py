@@ -262,7 +262,8 @@ def score(workspace: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     for name, weights in trained_segmenters(workspace, len(rounds["rounds"]) - 1):
         output = weights.parent / "evaluation.json"
         if not output.exists() or load_json(output).get("weights_sha256") != sha256(weights):
-            overrides = {"ckpt_path": str(weights), "seed": settings["seed"]}
+            threshold = load_json(weights.with_suffix(".json")).get("threshold", 0.5)
+            overrides = {"ckpt_path": str(weights), "threshold": threshold, "seed": settings["seed"]}
             result = evaluate(bundle, None, output, manifest=workspace / "manifest.json", overrides=overrides)
             save_json({**result, "weights_sha256": sha256(weights)}, output)
         is_exported = name == (f"round {exported}" if exported else SHOWN_AS[rounds["started_from"]])

@@ -1,5 +1,6 @@
 """What is known about the licences of the data sets whose layout is recognised, and of folders that state one."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,20 +29,23 @@ DATA_LICENCES = {
 
 
 def known_licence(dataset: str) -> DataLicence | None:
-    """Licence of a recognised data set; variants ("OCTA-500 3mm", "ROSE-1") count as their family.
+    """Licence of a recognised data set; variants ("OCTA-500_3M", "ROSE-1") count as their family.
 
     Example:
         >>> known_licence("ROSE-2").licence
         "terms of the data set's site"
+        >>> known_licence("rose_hospital") is None
+        True
     """
-    name = dataset.lower().replace("_", "-")
-    families = sorted(DATA_LICENCES, key=len, reverse=True)
-    return next((DATA_LICENCES[f] for f in families if name.startswith(f.lower().replace("_", "-"))), None)
+    for family, licence in DATA_LICENCES.items():
+        if re.fullmatch(rf"{re.escape(family)}([-_ ]?\d\w*)?", dataset, re.IGNORECASE):
+            return licence
+    return None
 
 
 def licence_file(images: Iterable[str | Path]) -> Path | None:
-    """A licence text that lies beside the images or up to two folders above, if there is one."""
-    folders = dict.fromkeys(folder for image in images for folder in list(Path(image).parents)[:3])
+    """A licence text that lies beside the images or in the folder above, if there is one."""
+    folders = dict.fromkeys(folder for image in images for folder in list(Path(image).parents)[:2])
     for folder in folders:
         found = sorted(path for path in folder.glob("[Ll][Ii][Cc][Ee][Nn][CcSs][Ee]*") if path.is_file())
         if found:

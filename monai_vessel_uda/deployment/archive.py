@@ -4,16 +4,18 @@ import shutil
 import stat
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from ..errors import InputError
-from ..files import load_json, replacing
+from ..files import load_json, replacing, sha256
+from ..settings import bundle_folder
 from .exported_bundle import NAME, check_bundle
 
-LEFT_OUT = ("eval", "__pycache__", "checkpoints")
-"""Folders of a bundle that are results of using it."""
+PACKED = ("LICENSE", "configs/*", "docs/*", "models/model.*")
+"""What of a bundle goes into its archive: never images, results or what a server left there."""
 LARGEST = 8 << 30
 """Bytes that an archive may unpack to."""
 
@@ -37,7 +39,14 @@ def package_bundle(bundle: Path, output: Path | None = None) -> Path:
     path = bundle.parent / file_name if output is None else output
     if path.suffix.lower() != ".zip":
         path = path / file_name
-    members = sorted(member for member in bundle.rglob("*") if member.is_file() and not _left_out(member, bundle))
+    if sha256(bundle / "models" / "model.pt") != metadata.get("provenance", {}).get("weights_sha256"):
+        raise InputError(
+            f"{bundle}: its weights are not those that configs/metadata.json describes (fine-tuned?), so its scores "
+            "are another's; correct 'provenance' and 'eval_metrics' there first"
+        )
+    names = {path.name for path in bundle_folder(NAME).glob("configs/*")}
+    found = {member for pattern in PACKED for member in bundle.glob(pattern) if member.is_file()}
+    members = sorted(member for member in found if member.parent.name != "configs" or member.name in names)
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
         for member in members:
             info = zipfile.ZipInfo(str(PurePosixPath(NAME, *member.relative_to(bundle).parts)))  # dated 1980
@@ -91,11 +100,6 @@ def opened_bundle(path: str | Path) -> Iterator[Path]:
     raise InputError(f"{path}: expected a vessel_segmentation bundle, its zip, or a workspace that holds one")
 
 
-def _left_out(member: Path, bundle: Path) -> bool:
-    parts = member.relative_to(bundle).parts
-    return any(part in LEFT_OUT or part.startswith(".") for part in parts)
-
-
 @contextmanager
 def _opened(archive: Path) -> Iterator[zipfile.ZipFile]:
     try:
@@ -103,7 +107,7 @@ def _opened(archive: Path) -> Iterator[zipfile.ZipFile]:
             yield content
     except FileNotFoundError as error:
         raise InputError(f"{archive}: no such file") from error
-    except (zipfile.BadZipFile, OSError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
         raise InputError(f"{archive}: expected a zip, got something else or a damaged one ({error})") from error
 
 

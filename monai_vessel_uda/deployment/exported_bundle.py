@@ -16,7 +16,7 @@ from typing import Any
 from .. import __version__
 from ..data.licences import known_licence, licence_file
 from ..errors import InputError
-from ..files import load_json, load_tensors, save_json, sha256
+from ..files import load_json, load_tensors, replacing, save_json, sha256
 from ..settings import bundle_folder, set_id
 
 NAME = "vessel_segmentation"
@@ -26,6 +26,8 @@ SCORED = {"dice": "mean_dice", "cldice": "mean_cldice", "ahd_px": "mean_average_
 _PACKAGE_CONFIGS = ("segment.json", "score.json", "inference_onnx.json")
 """Laid over ``inference.json`` by this package; they use its classes and stay here."""
 _MONAI_ONLY_CONFIGS = ("evaluate.json", "train.json", "multi_gpu_train.json", "multi_gpu_inference.json")
+_KEPT_SETTINGS = ("segmenter_def", "patch_size", "sw_batch_size", "overlap", "scale", "threshold")
+"""Settings of an adaptation that its segmenter keeps; others, such as the device, were those of its training."""
 _REQUIRED = ("nibabel", "itk", "pydicom", "pytorch-ignite", "pillow", "scipy")
 
 
@@ -44,6 +46,10 @@ def export_bundle(workspace: Path, settings: Mapping[str, Any]) -> Path:
     exported = destination / "models" / "model.pt"
     if exported.exists() and sha256(exported) == sha256(weights):
         return destination
+    if exported.exists() and sha256(exported) != _recorded_hash(destination):
+        raise InputError(
+            f"{destination}: its weights changed since the export (fine-tuned?); move the folder away first"
+        )
     making = workspace / f".{NAME}"
     shutil.rmtree(making, ignore_errors=True)
     unwanted = shutil.ignore_patterns("models", "eval", "__pycache__", *_PACKAGE_CONFIGS)
@@ -127,9 +133,19 @@ def bundle_network(folder: Path) -> Any:
     """The bundle's segmenter, without its weights."""
     from monai.bundle import ConfigParser
 
+    config = load_json(folder / "configs" / "inference.json")
+    definition = config.get("network_def")
+    text = json.dumps(definition)
+    if not text.startswith('{"_target_": "monai.networks.nets.') or any(f'"{mark}' in text for mark in "$@%"):
+        # a config is a program; this one is looked at before anything of it is run
+        raise InputError(f"{folder}: network_def: expected one of MONAI's networks with plain values")
     parser = ConfigParser()
-    parser.read_config(load_json(folder / "configs" / "inference.json"))
+    parser.read_config({"network_def": definition})
     return parser.get_parsed_content("network_def")
+
+
+def _recorded_hash(bundle: Path) -> Any:
+    return load_json(bundle / "configs" / "metadata.json").get("provenance", {}).get("weights_sha256")
 
 
 def _set_configs(configs: Path, description: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
@@ -140,7 +156,8 @@ def _set_configs(configs: Path, description: Mapping[str, Any], settings: Mappin
         "vessels": target["polarity"],
         "displayable_configs#threshold": description["threshold"],
     }
-    renamed = {key.replace("segmenter_def", "network_def", 1): value for key, value in settings.items()}
+    kept = {key: value for key, value in settings.items() if key.split("#")[0] in _KEPT_SETTINGS}
+    renamed = {key.replace("segmenter_def", "network_def", 1): value for key, value in kept.items()}
     for path in (configs / "inference.json", configs / "train.json"):
         config = load_json(path)
         for key, value in {**decided, **renamed}.items():
@@ -224,12 +241,12 @@ def _write_licences(path: Path, manifest: Mapping[str, Any]) -> None:
             elif known is None:
                 lines.append("    No licence lay beside the images. Whoever trained this bundle must state it here.")
             lines.append("")
-    path.write_text("\n".join(lines))
+    _write_text("\n".join(lines), path)
 
 
 def _write_performance(page: Path, summary: Mapping[str, Mapping[str, float]], images: int) -> None:
     """Fill the section between the page's ``performance`` marks."""
-    before, mark, rest = page.read_text().partition("<!-- performance -->\n")
+    before, mark, rest = page.read_text(encoding="utf-8").partition("<!-- performance -->\n")
     _, end, after = rest.partition("<!-- /performance -->")
     if not (mark and end):
         raise ValueError(f"{page}: expected the marks of the section 'performance'")
@@ -246,7 +263,7 @@ def _write_performance(page: Path, summary: Mapping[str, Mapping[str, float]], i
         *rows,
         "",
     ]
-    page.write_text(before + mark + "\n".join(text) + end + after)
+    _write_text(before + mark + "\n".join(text) + end + after, page)
 
 
 def _counts(items: Sequence[Mapping[str, Any]]) -> dict[str, int]:
@@ -259,4 +276,9 @@ def _listed(counts: Mapping[str, int]) -> str:
 
 def _write_config(config: Mapping[str, Any], path: Path) -> None:
     """Keys in their order: a config is read by people."""
-    path.write_text(json.dumps(config, indent=4, ensure_ascii=False) + "\n")
+    _write_text(json.dumps(config, indent=4, ensure_ascii=False) + "\n", path)
+
+
+def _write_text(text: str, path: Path) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -41,8 +41,8 @@ def test_targets_are_full_names_of_things_that_exist(path):
         assert "." in target
         assert locate(target) is not None, target
     assert "lambda" not in text
-    # with MONAI alone there is no other way from paths to items, and to find misspelt options
-    assert " for " not in re.sub(r'"data": "\$\[\{.*\]"|sys\.exit\(.*\)|"misspelt": .*', "", text)
+    if path.parts[-3] != "vessel_segmentation":  # with MONAI alone an expression is the only way
+        assert " for " not in text
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parts[-3]}-{path.stem}")

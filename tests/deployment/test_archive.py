@@ -19,8 +19,9 @@ def archive(adapted, tmp_path_factory):
 
 def test_one_folder_whole_and_the_same_bytes_again(archive, adapted, tmp_path):
     bundle = shutil.copytree(adapted / "vessel_segmentation", tmp_path / "elsewhere")
-    (bundle / "eval").mkdir()
-    (bundle / "eval" / "mask.png").write_bytes(b"x")
+    for name in ("eval/mask.png", "images/patient.png", "labelled/images/patient.png", "configs/monailabel_train.json"):
+        (bundle / name).parent.mkdir(parents=True, exist_ok=True)
+        (bundle / name).write_bytes(b"x")
     assert package_bundle(bundle, tmp_path / "b.zip").read_bytes() == archive.read_bytes()
     names = zipfile.ZipFile(archive).namelist()
     assert {name.split("/")[0] for name in names} == {"vessel_segmentation"}

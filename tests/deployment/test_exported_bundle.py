@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import shutil
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -12,9 +13,11 @@ import torch
 
 from monai_vessel_uda import segmenter
 from monai_vessel_uda.data.images import read_image, read_mask
+from monai_vessel_uda.deployment.archive import package_bundle
 from monai_vessel_uda.deployment.exported_bundle import check_bundle, export_bundle, needs_package
 from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.files import load_json, save_json
+from monai_vessel_uda.settings import bundle_folder
 
 from ..conftest import TINY
 from .conftest import AFFINE
@@ -124,6 +127,8 @@ def test_mistakes_are_one_line_without_this_package_too(copy, phantoms, without_
         ("train", copy, ["--epoch=1"], "error: no such option: --epoch=1"),
         ("inference", copy, ["--dataset_dir", tmp_path / "empty"], "expected a folder of images, found none"),
         ("inference", without_weights, ["--dataset_dir", images], "model.pt: no such file"),
+        ("train", without_weights, ["--dataset_dir", phantoms["supervised"]], "no model.pt"),
+        ("inference", copy, ["--output_dir", tmp_path / "pat#1"], "a path with a number sign"),
     ):
         arguments = ["--config_file", bundle / "configs" / f"{config}.json", "--bundle_root", bundle, *options]
         result = without_package("-m", "monai.bundle", "run", *arguments, cwd=tmp_path, check=False)
@@ -138,12 +143,62 @@ def test_mistakes_are_one_line_without_this_package_too(copy, phantoms, without_
 def test_every_id_counts_as_an_option(bundle, name, overlays):
     config = load_json(bundle / "configs" / f"{name}.json")
     of_monai = {"config_file", "meta_file", "logging_file", "run_id", "init_id", "final_id", "tracking", "args_file"}
-    internal = {"imports", "options", "misspelt", "by_monai", "initialize", "run"}
+    of_monai |= {"tracking_uri", "experiment_name", "run_name", "save_execute_config", "workflow", "workflow_type"}
+    internal = {"imports", "options", "misspelt", "hashes", "by_monai", "initialize", "run"}
     assert set(config["options"]) == of_monai | set(config) - internal
     for overlay in overlays:
         over = load_json(bundle / "configs" / f"{overlay}.json")
         added = {key for key in over if key.split("#")[0] not in config and not key.startswith("+")}
         assert added == set(over.get("+options", []))
+
+
+@pytest.mark.parametrize("config", ["train", "evaluate"])
+def test_images_and_masks_are_paired_by_name(bundle, tmp_path, config):
+    """As ``segment`` names its masks, where sorting by the whole name would pair 1 with 10."""
+    from monai.bundle import ConfigParser
+
+    for folder, suffix in (("images", ".png"), ("labels", "_vessels.tif")):
+        (tmp_path / folder).mkdir()
+        for number in (1, 2, 10):
+            (tmp_path / folder / f"{number}{suffix}").touch()
+    parser = ConfigParser()
+    if config == "evaluate":
+        parser.read_config([str(bundle / "configs" / f"{name}.json") for name in ("inference", config)])
+    else:
+        parser.read_config(str(bundle / "configs" / f"{config}.json"))
+    parser["dataset_dir"] = str(tmp_path)
+    data = parser.get_parsed_content("dataset#data" if config == "evaluate" else "train#dataset#data")
+    names = [(Path(item["image"]).name, Path(item["label"]).name) for item in data]
+    assert sorted(names) == [("1.png", "1_vessels.tif"), ("10.png", "10_vessels.tif"), ("2.png", "2_vessels.tif")]
+    (tmp_path / "labels" / "10_vessels.tif").rename(tmp_path / "labels" / "11_vessels.tif")
+    parser.parse(True)
+    if config == "evaluate":
+        with pytest.raises(SystemExit, match="one mask for each image"):
+            parser.get_parsed_content("run#0")
+    else:
+        assert parser.get_parsed_content("train#dataset#data") == []
+
+
+def test_a_network_definition_is_no_program(copy):
+    path = copy / "configs" / "inference.json"
+    for change in ({"_target_": "os.system"}, {"norm": "$__import__('os').system('touch climbed')"}):
+        config = load_json(path)
+        save_json({**config, "network_def": {**config["network_def"], **change}}, path)
+        with pytest.raises(InputError, match="plain values"):
+            check_bundle(copy)
+
+
+def test_fine_tuned_weights_are_not_thrown_away(adapted, tmp_path):
+    workspace = shutil.copytree(adapted, tmp_path / "workspace")
+    weights = workspace / "vessel_segmentation" / "models" / "model.pt"
+    state = torch.load(weights, weights_only=True)
+    torch.save({name: tensor + 1 for name, tensor in state.items()}, weights)
+    before = weights.read_bytes()
+    with pytest.raises(InputError, match="move the folder away"):
+        export_bundle(workspace, TINY)
+    with pytest.raises(InputError, match="fine-tuned"):
+        package_bundle(workspace / "vessel_segmentation")
+    assert weights.read_bytes() == before
 
 
 def test_metadata_says_where_it_comes_from(bundle, adapted):
@@ -196,6 +251,10 @@ def test_configs_hold_what_the_adaptation_decided(bundle):
         assert config["vessels"] == description["preprocessing"]["target"]["polarity"]
     inference = load_json(bundle / "configs" / "inference.json")
     assert inference["displayable_configs"]["threshold"] == description["threshold"]
+    template = load_json(bundle_folder("vessel_segmentation") / "configs" / "train.json")
+    for key in ("device", "learning_rate", "batch_size"):  # of the generator's training, not of this one's
+        assert load_json(bundle / "configs" / "train.json")[key] == template[key]
+    assert inference["device"] == template["device"]
 
 
 def test_dark_vessels_and_another_scale(adapted, every_format, tmp_path):
