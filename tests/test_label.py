@@ -102,7 +102,8 @@ def test_the_server_is_started_with_a_copy_of_the_bundle(studies, bundle, enviro
     served = application / "model" / "vessel_segmentation"
     assert (served / "models" / "model.pt").read_bytes() == (bundle / "models" / "model.pt").read_bytes()
     assert "*.dcm" in json.loads(variables["MONAI_LABEL_DATASTORE_FILE_EXT"])
-    assert variables["PATH"] == os.environ["PATH"]
+    path = [str(environment / "bin"), *os.environ["PATH"].split(os.pathsep)]
+    assert variables["PATH"].split(os.pathsep) == path, "MONAI Label starts torchrun by its name"
 
 
 def test_a_setting_of_the_user_wins(studies, bundle, environment, started, monkeypatch):
