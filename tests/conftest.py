@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,14 @@ def adapted(prepared, tmp_path_factory):
     workspace = Path(shutil.copytree(prepared, tmp_path_factory.mktemp("adapted") / "workspace"))
     pipeline.adapt(workspace, "demo", {**TINY, "track": True}, device="cpu")
     return workspace
+
+
+@pytest.fixture
+def logging_restored():
+    """The command line owns the process it runs in; a test process is shared."""
+    loggers = [logging.getLogger(name) for name in ("monai_vessel_uda", "ignite", "monai.bundle.workflows")]
+    before = [(logger, logger.level, logger.handlers, logger.propagate) for logger in loggers]
+    with warnings.catch_warnings():
+        yield
+    for logger, level, handlers, propagate in before:
+        logger.level, logger.handlers, logger.propagate = level, handlers, propagate

@@ -2,7 +2,6 @@ import errno
 import logging
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import pytest
@@ -16,15 +15,7 @@ from monai_vessel_uda.errors import InputError
 SUMMARY = {"dice": {"mean": 0.5312, "low": 0.5, "high": 0.56, "n": 2}, "roc_auc": {"mean": None}}
 
 
-@pytest.fixture(autouse=True)
-def logging_restored():
-    """The command line owns the process it runs in; a test process is shared."""
-    loggers = [logging.getLogger(name) for name in ("monai_vessel_uda", "ignite", "monai.bundle.workflows")]
-    before = [(logger, logger.level, logger.handlers, logger.propagate) for logger in loggers]
-    with warnings.catch_warnings():
-        yield
-    for logger, level, handlers, propagate in before:
-        logger.level, logger.handlers, logger.propagate = level, handlers, propagate
+pytestmark = pytest.mark.usefixtures("logging_restored")
 
 
 @pytest.fixture

@@ -2,12 +2,10 @@
 
 import errno
 import json
-import logging
 import os
 import re
 import shlex
 import shutil
-import warnings
 
 import pytest
 import torch
@@ -40,15 +38,7 @@ NETWORK = {
 """What ``TINY`` makes of ``generator_def``; its blocks of 2 x 2 pixels are 4 channels."""
 
 
-@pytest.fixture(autouse=True)
-def logging_restored():
-    """The command line owns the process it runs in; a test process is shared."""
-    loggers = [logging.getLogger(name) for name in ("monai_vessel_uda", "ignite", "monai.bundle.workflows")]
-    before = [(logger, logger.level, logger.handlers, logger.propagate) for logger in loggers]
-    with warnings.catch_warnings():
-        yield
-    for logger, level, handlers, propagate in before:
-        logger.level, logger.handlers, logger.propagate = level, handlers, propagate
+pytestmark = pytest.mark.usefixtures("logging_restored")
 
 
 def run(workspace, checkpoint, domain="target", *options, **settings):

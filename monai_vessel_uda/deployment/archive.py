@@ -1,5 +1,6 @@
 """A bundle as one file: what ``monai.bundle download`` unpacks and ``monai.bundle load`` reads."""
 
+import errno
 import shutil
 import stat
 import tempfile
@@ -107,7 +108,11 @@ def _opened(archive: Path) -> Iterator[zipfile.ZipFile]:
             yield content
     except FileNotFoundError as error:
         raise InputError(f"{archive}: no such file") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+    except OSError as error:
+        if error.errno == errno.ENOSPC:  # while unpacking: not the archive's fault
+            raise
+        raise InputError(f"{archive}: cannot be read ({error.strerror})") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # RuntimeError: encrypted, unknown method
         raise InputError(f"{archive}: expected a zip, got something else or a damaged one ({error})") from error
 
 

@@ -37,6 +37,7 @@ import math
 import os
 import re
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -168,7 +169,7 @@ class Store:
                 self.client.set_terminated(child.info.run_id, status)
 
 
-class RunTracker:
+class RunTracker(ABC):
     """One MLflow run. Subclasses say how it is made.
 
     Nothing is logged before :meth:`start`, after :meth:`finish`, when disabled, or by any process but the first of a
@@ -186,8 +187,9 @@ class RunTracker:
         self._unsent_parameters: Mapping[str, Any] = {}
         self._sent: dict[str, float] = {}
 
+    @abstractmethod
     def _create(self, store: Store) -> str:
-        raise NotImplementedError
+        """Make the run in the store; returns its id."""
 
     def _open(self, parameters: Mapping[str, Any]) -> None:
         """Connect, make the run and log its parameters.

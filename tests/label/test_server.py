@@ -143,6 +143,7 @@ def test_only_the_loopback_address_is_listened_on(server):
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         other.bind(("127.0.0.2", server.port))
         other.listen()
+        assert other.getsockname() == ("127.0.0.2", server.port)
 
 
 def test_other_web_pages_may_not_read_the_answers(server):
