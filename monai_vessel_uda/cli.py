@@ -126,7 +126,11 @@ def prepare(
         float | None, typer.Option(help="Working pixels for one target pixel. Default: the preset's.")
     ] = None,
     source_scale: Annotated[
-        str, typer.Option(help="Working pixels for one source pixel; auto makes vessels as wide as the target's.")
+        str,
+        typer.Option(
+            help="Working pixels for one source pixel. auto: source masks as wide as the target's vessels; "
+            "vesselness: source vessels as wide; nominal: equal fields of view."
+        ),
     ] = "auto",
     flatten: Annotated[bool, typer.Option(help="Flatten the background of the source.")] = True,
     match: Annotated[bool, typer.Option(help="Match the source's intensities to the target's.")] = True,

@@ -146,7 +146,8 @@ def adapt(
             does not answer.
     """
     from .data.manifest import load_manifest, verify_files
-    from .engines.tracking import AdaptationTracker, check_model_name
+    from .engines.adaptation_tracking import AdaptationTracker
+    from .engines.model_registry import check_model_name
     from .report.example import write_example
     from .report.html import write_report
 
@@ -231,7 +232,7 @@ def import_generator(
         InputError: no manifest, or a checkpoint that cannot be used; then nothing is written.
     """
     from .data.manifest import load_manifest, verify_files
-    from .engines import generative
+    from .engines import generator_import
 
     workspace = Path(workspace)
     manifest = load_manifest(workspace / "manifest.json")
@@ -243,7 +244,7 @@ def import_generator(
     with surfacing_input_errors():
         parser.parse(True)
         folder = Path(parser.get_parsed_content("output_dir"))
-        if not generative.import_generator(parser.get_parsed_content, checkpoint, key):
+        if not generator_import.import_generator(parser.get_parsed_content, checkpoint, key):
             logger.info("%s: imported before, skipped", folder.name)
     return folder
 

@@ -9,23 +9,22 @@ import shutil
 
 import pytest
 import torch
-from monai.networks.nets import DiffusionModelUNet
 from torch import nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 from typer.testing import CliRunner
 
 from monai_vessel_uda import pipeline
 from monai_vessel_uda.cli import app
-from monai_vessel_uda.diffusion import MaskConditionedUNet, NoiseSchedule
-from monai_vessel_uda.engines import generative
-from monai_vessel_uda.engines.generative import FIRST, load_generative, noise_prediction_error, read_checkpoint
+from monai_vessel_uda.diffusion import MaskConditionedUNet
+from monai_vessel_uda.engines import generator_import
+from monai_vessel_uda.engines.generative import FIRST
 from monai_vessel_uda.engines.stage import Stage
 from monai_vessel_uda.engines.weights import load_weights
-from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.files import load_json, sha256
 from monai_vessel_uda.settings import device_override, resolve_settings
 
 from .conftest import TINY
+from .docs.commands import bash, block, replaced
 from .parity.library import generative_unet
 
 NETWORK = {
@@ -42,10 +41,13 @@ pytestmark = pytest.mark.usefixtures("logging_restored")
 
 
 def run(workspace, checkpoint, domain="target", *options, **settings):
-    values = {**TINY, **settings}
-    pairs = [part for name, value in values.items() for part in ("--set", f"{name}={json.dumps(value)}")]
     arguments = ["import-generator", str(workspace), str(checkpoint), "--domain", domain, "--preset", "demo"]
-    return CliRunner().invoke(app, [*arguments, "--device", "cpu", *pairs, *options])
+    return CliRunner().invoke(app, [*arguments, *on_the_command_line({**TINY, **settings}), *options])
+
+
+def on_the_command_line(settings):
+    pairs = [part for name, value in settings.items() for part in ("--set", f"{name}={json.dumps(value)}")]
+    return ["--device", "cpu", *pairs]
 
 
 def content(folder):
@@ -108,6 +110,24 @@ def test_imported_generators_replace_the_first_stage(workspace, tmp_path):
     with torch.no_grad():
         expected = pixel_shuffle(networks["source"](pixel_unshuffle(torch.cat([x_t, mask], 1), 2), timesteps), 2)
         assert (ours(x_t, timesteps, mask) - expected).abs().max() < 1e-5
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page(phantoms, tmp_path):
+    """Words for words but for the size of everything: two generators in, a segmenter out."""
+    for domain in ("source", "target"):
+        saved(tmp_path / f"{domain}.pt", generative_unet(4, 4, **NETWORK))
+    small = f"--preset small {shlex.join(on_the_command_line(TINY))}"
+    words = {f"--domain {domain} --preset small": f"--domain {domain} {small}" for domain in ("source", "target")}
+    words["adapt $WORKSPACE --preset small"] = f"adapt $WORKSPACE --no-baselines {small}"
+    commands = replaced(block("deployment.md", "Generators (2)").text, words)
+    workspace = tmp_path / "workspace"
+    done = bash(commands, tmp_path, WORKSPACE=workspace, FUNDUS=phantoms["source"], OCTA=phantoms["target"])
+    for domain in ("source", "target"):
+        weights = workspace / "stages" / f"ddpm_{domain}" / "weights.json"
+        assert load_json(weights)["imported_from"]["sha256"] == sha256(tmp_path / f"{domain}.pt")
+    assert (workspace / "vessel_segmentation" / "models" / "model.pt").exists()
+    assert done.stdout.count("generator: ") == 2 and "segmenter: " in done.stdout
 
 
 def test_the_same_import_again_changes_nothing_and_another_is_refused(workspace, tmp_path):
@@ -256,7 +276,7 @@ def test_nothing_half_written_where_the_disk_is_full(workspace, tmp_path, monkey
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(generative, "save_samples", full)  # after the weights
+    monkeypatch.setattr(generator_import, "save_samples", full)  # after the weights
     result = run(workspace, saved(tmp_path / "c.pt", generative_unet(4, 4, **NETWORK)))
     assert result.exit_code == 2 and "the disk is full" in result.stderr
     assert list((workspace / "stages").iterdir()) == []
@@ -268,89 +288,3 @@ def test_no_workspace_and_no_such_domain(workspace, tmp_path):
     result = run(tmp_path / "nowhere", checkpoint)
     assert result.exit_code == 2 and "manifest.json" in result.stderr
     assert not (tmp_path / "nowhere").exists()
-
-
-def prefixed(state, prefix):
-    return {f"{prefix}{name}": value for name, value in state.items()}
-
-
-WRAPPINGS = {
-    "parallel": lambda state: prefixed(state, "module."),
-    "training": lambda state: {
-        "epoch": 3,
-        "network": state,
-        "optimizer": {"state": {}, "param_groups": [{"lr": 1e-4}]},
-    },
-    "lightning": lambda state: {"state_dict": prefixed(state, "unet."), "hyper_parameters": {"lr": 0.1}},
-    "deep": lambda state: {"checkpoint": {"ema": prefixed(state, "module.")}},
-}
-
-
-@pytest.mark.parametrize("name", WRAPPINGS)
-def test_the_network_is_found_wherever_it_lies(tmp_path, name):
-    network = generative_unet(1, **NETWORK)
-    path = saved(tmp_path / "c.pt", network, WRAPPINGS[name])
-    state = read_checkpoint(path)
-    assert list(state) == list(network.state_dict())
-    assert all(torch.equal(state[key], value) for key, value in network.state_dict().items())
-
-
-@pytest.mark.parametrize(
-    ("wrap", "key"),
-    [
-        (lambda model, ema: {"model": model, "ema": ema}, "ema"),
-        (lambda model, ema: {"state_dict": {**prefixed(model, "model."), **prefixed(ema, "ema.")}}, "state_dict.ema"),
-        (lambda model, ema: {**model, **prefixed(ema, "ema.")}, "ema"),
-    ],
-)
-def test_one_of_several_networks_must_be_named(tmp_path, wrap, key):
-    model, ema = (dict(generative_unet(1, **NETWORK, seed=seed).state_dict()) for seed in (1, 2))
-    path = tmp_path / "c.pt"
-    torch.save(wrap(model, ema), path)
-    with pytest.raises(InputError, match=f"several networks.*--key.*'{key}'"):
-        read_checkpoint(path)
-    with pytest.raises(InputError, match=f"'{key}'.*got 'best'"):
-        read_checkpoint(path, "best")
-    state = read_checkpoint(path, key)
-    assert set(state) == set(ema) and all(torch.equal(state[name], ema[name]) for name in ema)
-
-
-def test_a_refused_network_leaves_ours_as_it_was():
-    ours = MaskConditionedUNet(**NETWORK)
-    before = {name: value.clone() for name, value in ours.state_dict().items()}
-    state = dict(generative_unet(1, **NETWORK).state_dict())
-    del state["up_blocks.0.upsampler.conv.conv.bias"]
-    with pytest.raises(InputError, match="upsampler.conv.conv.bias"):
-        load_generative(ours, state, "c.pt")
-    assert all(torch.equal(before[name], value) for name, value in ours.state_dict().items())
-
-
-@pytest.mark.parametrize("in_channels", [1, 2])
-def test_a_network_of_monai_itself_is_taken_as_it_is(in_channels):
-    theirs = DiffusionModelUNet(spatial_dims=2, in_channels=in_channels, out_channels=1, **NETWORK).eval()
-    for parameter in theirs.parameters():
-        nn.init.normal_(parameter, std=0.2)
-    ours = load_generative(MaskConditionedUNet(**NETWORK), theirs.state_dict(), "c.pt").eval()
-    x_t, mask, timesteps = torch.randn(3, 1, 16, 16), torch.ones(3, 1, 16, 16), torch.tensor([0, 400, 999])
-    with torch.no_grad():
-        expected = theirs(torch.cat([x_t, mask], dim=1)[:, :in_channels], timesteps)
-        assert expected.abs().max() > 0.1
-        assert (ours(x_t, timesteps, mask) - expected).abs().max() < 1e-5
-
-
-class Exact(nn.Module):
-    """The noise in an image that was black, times a factor."""
-
-    def __init__(self, factor):
-        super().__init__()
-        self.factor = factor
-
-    def forward(self, x_t, timesteps, mask):
-        return self.factor * x_t / (1 - NoiseSchedule().alpha_bar(timesteps)).sqrt().view(-1, 1, 1, 1).to(x_t)
-
-
-@pytest.mark.parametrize(("factor", "expected"), [(1.0, 0.0), (0.5, 0.25), (0.0, 1.0)])
-def test_error_of_the_noise_prediction(factor, expected):
-    patches = [{"image": torch.zeros(1, 32, 32), "seed": torch.tensor(i)} for i in range(8)]
-    error = noise_prediction_error(Exact(factor), patches, NoiseSchedule(), len(patches))
-    assert error == pytest.approx(expected, abs=0.05 * expected + 1e-6)

@@ -1,6 +1,7 @@
 """Diffusion primitives: noise schedules, samplers over explicit timestep pairs, the mask-conditioned network."""
 
 from .ddim import generate, generation_pairs, inversion_pairs, invert, sample_ancestral, timestep_grid
+from .dpm_solver import generate_2m
 from .network import MaskConditionedUNet, StackedInputUNet, stack_inputs
 from .schedule import NoiseSchedule
 
@@ -9,6 +10,7 @@ __all__ = [
     "NoiseSchedule",
     "StackedInputUNet",
     "generate",
+    "generate_2m",
     "generation_pairs",
     "inversion_pairs",
     "invert",

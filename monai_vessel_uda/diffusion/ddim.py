@@ -31,7 +31,7 @@ Pair = tuple[int, int]
 
 
 def timestep_grid(
-    num_train_timesteps: int, steps: int, spacing: Literal["trailing", "leading"] = "trailing"
+    num_train_timesteps: int, steps: int, spacing: Literal["trailing", "leading", "quadratic"] = "trailing"
 ) -> list[int]:
     """Ascending timesteps that a sampler visits, from the clean image (-1) on; ``steps + 1`` entries.
 
@@ -39,7 +39,8 @@ def timestep_grid(
         num_train_timesteps: T.
         steps: number of sampler steps between clean image and noise, 1 to T.
         spacing: ``trailing`` ends at T - 1 (pure noise); ``leading`` visits 0, T // steps, 2 (T // steps), …
-            as DDIM's authors do.
+            as DDIM's authors do; ``quadratic`` ends at T - 1 with steps that grow with the noise (theirs, too, for
+            few steps), which suits solvers of higher order.
 
     Raises:
         InputError: ``steps`` outside 1..T, or an unknown spacing.
@@ -49,14 +50,18 @@ def timestep_grid(
         [-1, 199, 399, 599, 799, 999]
         >>> timestep_grid(1000, 5, "leading")
         [-1, 0, 200, 400, 600, 800]
+        >>> timestep_grid(1000, 5, "quadratic")
+        [-1, 39, 159, 359, 639, 999]
     """
     if not 1 <= steps <= num_train_timesteps:
         raise InputError(f"steps: expected 1 to {num_train_timesteps} (the number of timesteps), got {steps}")
     if spacing == "trailing":
         return [round(i * num_train_timesteps / steps) - 1 for i in range(steps + 1)]
+    if spacing == "quadratic":
+        return [max(i, round(num_train_timesteps * (i / steps) ** 2)) - 1 for i in range(steps + 1)]
     if spacing == "leading":
         return [CLEAN, *range(0, num_train_timesteps // steps * steps, num_train_timesteps // steps)]
-    raise InputError(f"spacing: expected 'trailing' or 'leading', got {spacing!r}")
+    raise InputError(f"spacing: expected 'trailing', 'leading' or 'quadratic', got {spacing!r}")
 
 
 def inversion_pairs(grid: Sequence[int], t0: int | None = None) -> list[Pair]:
@@ -111,9 +116,9 @@ def invert(
     x = x_0
     for t, s in pairs:
         alpha_bar_t, alpha_bar_s = schedule.alpha_bar(t), schedule.alpha_bar(s)
-        x_s = ddim_step(x, noise_prediction(x, _timesteps(x, t)), alpha_bar_t, alpha_bar_s, clamp)
+        x_s = ddim_step(x, noise_prediction(x, timesteps_of(x, t)), alpha_bar_t, alpha_bar_s, clamp)
         for _ in range(refinements):
-            x_s = ddim_step(x, noise_prediction(x_s, _timesteps(x, s)), alpha_bar_t, alpha_bar_s, clamp)
+            x_s = ddim_step(x, noise_prediction(x_s, timesteps_of(x, s)), alpha_bar_t, alpha_bar_s, clamp)
         x = x_s
     return x
 
@@ -140,7 +145,7 @@ def generate(
     """
     x = x_t
     for t, s in pairs:
-        noise = noise_prediction(x, _timesteps(x, t))
+        noise = noise_prediction(x, timesteps_of(x, t))
         x = ddim_step(x, noise, schedule.alpha_bar(t), schedule.alpha_bar(s), clamp)
     return x
 
@@ -176,7 +181,7 @@ def sample_ancestral(
     for t, s in pairs:
         alpha_bar_t, alpha_bar_s = schedule.alpha_bar(t), schedule.alpha_bar(s)
         ratio = alpha_bar_t / alpha_bar_s
-        x_0 = predict_clean(x, noise_prediction(x, _timesteps(x, t)), alpha_bar_t, clamp)
+        x_0 = predict_clean(x, noise_prediction(x, timesteps_of(x, t)), alpha_bar_t, clamp)
         weight_0 = alpha_bar_s.sqrt() * (1 - ratio) / (1 - alpha_bar_t)
         weight_t = ratio.sqrt() * (1 - alpha_bar_s) / (1 - alpha_bar_t)
         deviation = ((1 - ratio) * (1 - alpha_bar_s) / (1 - alpha_bar_t)).sqrt()
@@ -195,8 +200,8 @@ def seeded_noise(like: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     return torch.stack(draws).to(like.device)
 
 
-def _timesteps(x: Tensor, t: int) -> Tensor:
-    # The network knows no timestep of the clean image; its nearest is 0.
+def timesteps_of(x: Tensor, t: int) -> Tensor:
+    """Timestep t for every image of a batch; 0 for the clean image, of which a network knows no timestep."""
     return torch.full((x.shape[0],), max(t, 0), dtype=torch.long, device=x.device)
 
 

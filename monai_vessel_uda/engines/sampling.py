@@ -1,6 +1,8 @@
-"""Drawing images with a trained generator through MONAI's evaluator."""
+"""Drawing images with a trained generator: as a picture of what it has learnt, and through MONAI's evaluator."""
 
 from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,9 +10,13 @@ from monai.inferers import Inferer
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ..diffusion import stack_inputs
+from ..data.patches import PatchDataset
+from ..diffusion import NoiseSchedule, generate, generation_pairs, stack_inputs, timestep_grid
+from ..diffusion.ddim import seeded_noise
 from ..errors import InputError
 from ..methods.latent_mining import LatentMining
+from ..preview import save_contact_sheet
+from ..seeding import stable_seed
 
 
 class MaskToImageInferer(Inferer):
@@ -75,3 +81,42 @@ class NumberedPatches(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Patch number ``index``."""
         return {**self.patches[index], "number": torch.tensor(index)}
+
+
+def save_samples(
+    generator: nn.Module,
+    schedule: NoiseSchedule,
+    patches: PatchDataset,
+    path: str | Path,
+    *,
+    count: int,
+    steps: int,
+    seed: int,
+    timesteps: int | None = None,
+    device: torch.device | str = "cpu",
+) -> Path:
+    """Picture of what a generator has learnt: real patch, its mask (if any), an image generated under that mask.
+
+    The generated image starts from the real patch at the noisiest timestep that the generator was trained on; at the
+    schedule's last one that is pure noise.
+
+    Args:
+        generator: network of the noise prediction (EMA weights).
+        schedule: noise levels.
+        patches: real patches.
+        path: picture to write.
+        count: patches.
+        steps: of DDIM.
+        seed: of the noise.
+        timesteps: how many timesteps the generator was trained on, from the least noisy on; all by default.
+        device: where to compute.
+    """
+    real = [patches[i] for i in range(count)]
+    images = torch.stack([patch["image"] for patch in real])
+    masks = torch.stack([patch["label"] for patch in real]) if "label" in real[0] else torch.zeros_like(images)
+    highest = timesteps or schedule.num_train_timesteps
+    noise = seeded_noise(images, [torch.Generator().manual_seed(stable_seed(seed, "start", i)) for i in range(count)])
+    start = schedule.add_noise(images, noise, torch.full((count,), highest - 1)).to(device)
+    eps = partial(generator.to(device).eval(), mask=masks.to(device))
+    pairs = generation_pairs(timestep_grid(highest, min(steps, highest)))
+    return save_contact_sheet([images, masks, generate(eps, start, schedule, pairs, clamp=True)], path, rows=count)

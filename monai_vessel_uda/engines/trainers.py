@@ -35,10 +35,19 @@ class PrepareNoisePrediction:
 
     Args:
         schedule: noise levels.
+        timesteps: how many of the schedule's timesteps are trained, from the least noisy on; all by default. A
+            generator that only ever inverts t0 steps need not learn the others.
+
+    Raises:
+        InputError: more timesteps than the schedule has, or none.
     """
 
-    def __init__(self, schedule: NoiseSchedule) -> None:
+    def __init__(self, schedule: NoiseSchedule, timesteps: int | None = None) -> None:
+        highest = schedule.num_train_timesteps
+        if timesteps is not None and not 1 <= timesteps <= highest:
+            raise InputError(f"trained_timesteps: expected 1 to {highest}, got {timesteps}")
         self.schedule = schedule
+        self.timesteps = timesteps or highest
 
     def __call__(
         self, batch: dict[str, Any], device: torch.device, non_blocking: bool = False, **kwargs: Any
@@ -47,12 +56,29 @@ class PrepareNoisePrediction:
         x_0 = batch["image"].float()
         mask = batch["label"].float() if "label" in batch else torch.zeros_like(x_0)
         generators = [torch.Generator().manual_seed(int(seed)) for seed in batch["seed"]]
-        highest = self.schedule.num_train_timesteps
-        timesteps = torch.cat([torch.randint(highest, (1,), generator=g) for g in generators])
+        timesteps = torch.cat([torch.randint(self.timesteps, (1,), generator=g) for g in generators])
         noise = seeded_noise(x_0, generators)
         x_t = self.schedule.add_noise(x_0, noise, timesteps)
         x_t, noise, timesteps, mask = (v.to(device, non_blocking=non_blocking) for v in (x_t, noise, timesteps, mask))
         return x_t, (noise, mask), (timesteps, mask), {}
+
+
+class PrepareSegmentation:
+    """Image and label of a batch of patches, for a MONAI trainer's ``prepare_batch``.
+
+    Args:
+        augmentation: ``(images, seeds) -> images``, by the patches' own seeds; none by default.
+    """
+
+    def __init__(self, augmentation: Callable[[Tensor, Tensor], Tensor] | None = None) -> None:
+        self.augmentation = augmentation
+
+    def __call__(
+        self, batch: dict[str, Any], device: torch.device, non_blocking: bool = False, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Return (image, label) on the device, where the images are augmented."""
+        image, label = (batch[key].to(device, non_blocking=non_blocking) for key in ("image", "label"))
+        return (image if self.augmentation is None else self.augmentation(image, batch["seed"])), label
 
 
 def noise_trainer(
@@ -75,6 +101,7 @@ def noise_trainer(
     inferer: Inferer | None = None,
     max_epochs: int | None = None,
     handlers: Sequence[Any] = (),
+    timesteps: int | None = None,
 ) -> SupervisedTrainer:
     """Trainer of a noise prediction network (AdamW, EMA weights).
 
@@ -97,13 +124,14 @@ def noise_trainer(
         inferer: how the network is called; directly by default.
         max_epochs: epochs after which to stop; all of them by default.
         handlers: further Ignite handlers.
+        timesteps: how many timesteps are trained, from the least noisy on; all by default.
     """
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=weight_decay)
     history = LossHistory(label, Path(output_dir) / "losses.csv")
     objects = {"network": network, "ema": ema.ema_model, "optimizer": optimizer, "history": history}
     ema.ema_model.to(device)
     return SupervisedTrainer(
-        prepare_batch=PrepareNoisePrediction(schedule),
+        prepare_batch=PrepareNoisePrediction(schedule, timesteps),
         optimizer=optimizer,
         train_handlers=[
             history,
@@ -129,6 +157,7 @@ def segmentation_trainer(
     iterations: int,
     iterations_per_epoch: int,
     batch_size: int,
+    augmentation: Callable[[Tensor, Tensor], Tensor] | None = None,
     learning_rate: float = 1e-3,
     power: float = 0.9,
     device: torch.device | str = "cpu",
@@ -149,6 +178,7 @@ def segmentation_trainer(
         iterations: optimiser steps in all; a multiple of ``iterations_per_epoch``.
         iterations_per_epoch: steps between checkpoints.
         batch_size: patches in a step, over all processes together.
+        augmentation: ``(images, seeds) -> images`` for each batch, on the device.
         learning_rate: of Adam at the start.
         power: of the polynomial decay.
         device: where to train.
@@ -163,6 +193,7 @@ def segmentation_trainer(
     history = LossHistory(label, Path(output_dir) / "losses.csv")
     objects = {"network": network, "optimizer": optimizer, "decay": decay, "history": history}
     return SupervisedTrainer(
+        prepare_batch=PrepareSegmentation(augmentation),
         optimizer=optimizer,
         loss_function=loss,
         train_handlers=[

@@ -37,8 +37,9 @@ from ..preview import save_contact_sheet
 from ..progress import track
 from ..seeding import stable_seed
 from .label_free import choose, measure_segmenter
-from .latent_mining import IntensityRange, LatentMining, Start, pseudo_masks, regenerate_pairs, with_masks
-from .prediction import Inferer, shared_vessel_probabilities
+from .latent_mining import IntensityRange, LatentMining
+from .pairs import Start, regenerate_pairs
+from .prediction import Inferer, pseudo_masks, shared_vessel_probabilities, with_masks
 
 logger = logging.getLogger("monai_vessel_uda")
 

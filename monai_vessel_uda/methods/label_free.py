@@ -20,8 +20,7 @@ from ..metrics.label_free import (
 )
 from ..progress import track
 from ..seeding import stable_seed
-from .latent_mining import with_masks
-from .prediction import Inferer, shared_vessel_probabilities
+from .prediction import Inferer, shared_vessel_probabilities, with_masks
 
 MIRRORS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
 """Views of an image under which a segmenter should say the same: flips of the last two axes."""

@@ -1,6 +1,6 @@
-"""Whole-image vessel probabilities by sliding window; what every method and every evaluation uses."""
+"""Whole-image vessel probabilities by sliding window, which every method and every evaluation uses; masks from them."""
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -46,3 +46,23 @@ def shared_vessel_probabilities(network: nn.Module, images: Sequence[Tensor], in
         for _ in range(0, len(images), processes):
             found: Any = idist.all_gather([next(own, None)])
             yield from (probability for (probability,) in found if probability is not None)
+
+
+def pseudo_masks(probabilities: Sequence[Tensor], threshold: float | None = 0.5) -> list[Tensor]:
+    r"""Masks for the target images from the segmenter's probabilities.
+
+    Args:
+        probabilities: each of shape (1, \*spatial).
+        threshold: from it on is vessel; None keeps the probabilities as soft masks.
+
+    Returns:
+        float32 masks, shapes of the probabilities.
+    """
+    if threshold is None:
+        return [p.float() for p in probabilities]
+    return [(p >= threshold).float() for p in probabilities]
+
+
+def with_masks(items: Sequence[Mapping[str, Any]], masks: Sequence[Tensor]) -> list[dict[str, Any]]:
+    """Items whose ``label`` is the given mask; whatever label they had is not looked at."""
+    return [{**item, "label": mask} for item, mask in zip(items, masks, strict=True)]

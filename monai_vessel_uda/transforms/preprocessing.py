@@ -75,7 +75,8 @@ def estimate_preprocessing(
         target_polarity: "auto" (from vesselness), "bright" or "dark".
         target_scale: resize factor of the target; its result is the working resolution of everything.
         source_scale: "auto" (source masks as wide as the target's ridges), "vesselness" (source ridges as wide as the
-            target's ridges), one factor, or one of these per dataset.
+            target's ridges), "nominal" (fields of view of equal size; calibres are not matched), one factor, or one of
+            these per dataset.
         flatten: flatten the background of the aligned source.
         match: give the matched and aligned source the target's intensity distribution.
         max_images: number of images looked at per domain, shared evenly among its datasets.
@@ -237,13 +238,16 @@ def _set_source_scales(
             first = target["working_calibre"] / check_calibre(f"dataset {name}", entry["calibre_vesselness"])
             factor, reading = matching_scale(read, target["working_calibre"], first)
             entry["scale_by"] = "by vesselness"
+        elif given == "nominal":
+            factor, entry["scale_by"] = entry["nominal_scale"], "by field of view"
+            reading = read(factor)
         elif isinstance(given, (int, float)) and given > 0:
             factor, reading = float(given), read(float(given))
             entry["scale_by"] = "given"
         else:
             raise InputError(
-                f"source_scale of {name}: expected 'auto', 'vesselness' or a positive factor for every dataset, "
-                f"received {given!r}"
+                f"source_scale of {name}: expected 'auto', 'vesselness', 'nominal' or a positive factor for every "
+                f"dataset, received {given!r}"
             )
         entry["scale"], entry["working_calibre_vesselness"] = factor, reading
         entry["working_calibre_mask"] = entry["calibre_mask"] * factor

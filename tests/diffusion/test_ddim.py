@@ -28,7 +28,7 @@ def images():
 
 
 @pytest.mark.parametrize("steps", [7, 10, 50, 1000])
-@pytest.mark.parametrize("spacing", ["trailing", "leading"])
+@pytest.mark.parametrize("spacing", ["trailing", "leading", "quadratic"])
 @pytest.mark.parametrize("refinements", [0, 2])
 def test_inverse_after_forward_is_identity_for_constant_noise(images, steps, spacing, refinements):
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
@@ -168,3 +168,10 @@ def test_impossible_number_of_steps_is_refused(steps):
 
 def test_grid_of_all_timesteps_visits_each_once():
     assert timestep_grid(1000, 1000) == list(range(-1, 1000))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 50, 300, 999, 1000])
+def test_quadratic_grid_rises_strictly_to_the_last_timestep(steps):
+    grid = timestep_grid(1000, steps, "quadratic")
+    assert (grid[0], grid[-1], len(grid)) == (-1, 999, steps + 1)
+    assert all(a < b for a, b in zip(grid, grid[1:], strict=False))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from monai_vessel_uda.errors import InputError
-from monai_vessel_uda.methods.latent_mining import write_shards
+from monai_vessel_uda.methods.pairs import write_shards
 from monai_vessel_uda.settings import bundles_folder
 
 from . import trainings

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -16,13 +17,16 @@ from mlflow.tracking import MlflowClient
 from monai.bundle import ConfigParser
 
 from monai_vessel_uda import pipeline, segmenter
-from monai_vessel_uda.engines.tracking import EXPERIMENT
+from monai_vessel_uda.engines.tracking_store import EXPERIMENT
 from monai_vessel_uda.files import load_json, sha256
 
 from ..conftest import TINY
+from ..docs.commands import bash, block, environment, replaced
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("curl") is None, reason="no curl")]
 
+SERVE, USE = block("deployment.md", "MLflow").text.split("&\n")
+"""The page's commands: the server, and what follows while it runs."""
 SETTINGS = {**TINY, "rounds": 1, "track": True}
 PATIENCE_SECONDS = 180
 """For the server's start: it makes its tables first."""
@@ -40,14 +44,12 @@ class Server:
         self.client = MlflowClient(self.uri)
 
     def start(self):
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self.folder / 'server.db'}"]
-        command += ["--artifacts-destination", str(self.folder / "artifacts")]
+        command = ["bash", "-euc", replaced(SERVE, {"5000": self.port, "/data": self.folder})]
         log = self.folder / "server.log"
-        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        variables = environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false")
         with log.open("a") as file:
             self.process = subprocess.Popen(
-                command, cwd=self.folder, env=environment, stdout=file, stderr=file, start_new_session=True
+                command, cwd=self.folder, env=variables, stdout=file, stderr=file, start_new_session=True
             )
         end = time.monotonic() + PATIENCE_SECONDS
         while not self._healthy():
@@ -91,13 +93,18 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def tracked(server, prepared, tmp_path_factory):
-    """A whole adaptation, then the same command again."""
-    workspace = Path(shutil.copytree(prepared, tmp_path_factory.mktemp("tracked") / "first"))
+def tracked(server, prepared, phantoms, tmp_path_factory):
+    """A whole adaptation and the use of its model by the page's commands, then the same adaptation again."""
+    folder = tmp_path_factory.mktemp("tracked")
+    workspace, results = Path(shutil.copytree(prepared, folder / "first")), folder / "results"
+    results.mkdir()
+    pairs = [part for name, value in SETTINGS.items() for part in ("--set", f"{name}={json.dumps(value)}")]
+    tiny = shlex.join(["--preset", "demo", "--no-baselines", "--device", "cpu", *pairs])
+    commands = replaced(USE, {"5000": server.port, "adapt $WORKSPACE": f"adapt $WORKSPACE {tiny}"})
+    bash(commands, folder, WORKSPACE=workspace, IMAGES=phantoms["evaluation"] / "images", RESULTS=results)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", server.uri)
-        for _ in range(2):
-            pipeline.adapt(workspace, "demo", SETTINGS, baselines=False, device="cpu", registered_model="clinic")
+        pipeline.adapt(workspace, "demo", SETTINGS, baselines=False, device="cpu", registered_model="clinic")
     return workspace
 
 
@@ -182,31 +189,24 @@ def test_figures_and_report(server, tracked, stage_runs, tmp_path):
 
 
 def test_the_registered_model_is_the_bundle(server, tracked, phantoms, tmp_path):
-    exported = tracked / "vessel_segmentation"
+    exported, results = tracked / "vessel_segmentation", tracked.parent / "results"
     (version,) = server.client.search_model_versions("name = 'clinic'")
     parent = dict(server.runs())["adaptation of first"]
     digest = sha256(exported / "models" / "model.pt")
     assert version.run_id == parent.info.run_id
     assert version.tags["weights_sha256"] == digest
     assert server.artifacts(parent, "vessel_segmentation") == {f"vessel_segmentation/{digest[:12]}"}
-    command = [sys.executable, "-m", "mlflow", "artifacts", "download", "--artifact-uri", "models:/clinic/1"]
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": server.uri}
-    subprocess.run([*command, "--dst-path", str(tmp_path / "got")], check=True, env=environment, capture_output=True)
     hashes = [
         {str(path.relative_to(root)): sha256(path) for path in root.rglob("*") if path.is_file()}
-        for root in (exported, tmp_path / "got")
+        for root in (exported, results / "clinic")
     ]
     assert hashes[0] == hashes[1]
     assert hashes[0]["models/model.pt"] == digest
-    images = phantoms["evaluation"] / "images"
-    masks = [
-        segmenter.segment(images, tmp_path / name, bundle, device="cpu")
-        for name, bundle in (("here", exported), ("there", tmp_path / "got"))
-    ]
-    written = sorted(path.name for path in masks[0].iterdir())
-    assert len(written) == 2
+    segmenter.segment(phantoms["evaluation"] / "images", tmp_path, exported, device="cpu")
+    written = sorted(path.name for path in tmp_path.iterdir())
+    assert len(written) == 2 == len(list((results / "masks").iterdir()))
     for name in written:
-        assert (masks[0] / name).read_bytes() == (masks[1] / name).read_bytes()
+        assert (tmp_path / name).read_bytes() == (results / "masks" / name).read_bytes()
 
 
 def test_a_killed_run_is_never_appended_to_and_adaptations_do_not_mix(server, tracked, workspace, monkeypatch):

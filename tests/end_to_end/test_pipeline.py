@@ -87,7 +87,7 @@ def test_latents_are_floats_not_levels_of_grey(adapted):
 def test_tracking_has_one_parent_and_one_child_for_each_stage_and_round(adapted):
     from mlflow.tracking import MlflowClient
 
-    from monai_vessel_uda.engines.tracking import EXPERIMENT, store_uri
+    from monai_vessel_uda.engines.tracking_store import EXPERIMENT, store_uri
 
     client = MlflowClient(store_uri(adapted))
     experiment = client.get_experiment_by_name(EXPERIMENT)

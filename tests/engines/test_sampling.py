@@ -1,10 +1,12 @@
-"""Drawing images through MONAI's evaluator gives what the sampler itself gives."""
+"""Drawing images through MONAI's evaluator gives what the sampler itself gives; a picture of samples."""
 
 import pytest
 import torch
 
+from monai_vessel_uda.data.images import read_image
+from monai_vessel_uda.data.patches import PatchDataset, RandSymmetryd
 from monai_vessel_uda.diffusion import MaskConditionedUNet, NoiseSchedule, StackedInputUNet
-from monai_vessel_uda.engines.sampling import MaskToImageInferer, NumberedPatches, PrepareMasks
+from monai_vessel_uda.engines.sampling import MaskToImageInferer, NumberedPatches, PrepareMasks, save_samples
 from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.methods.latent_mining import LatentMining
 
@@ -40,3 +42,11 @@ def test_numbered_patches():
     assert patches[1] == {"image": "b", "number": torch.tensor(1)}
     with pytest.raises(InputError, match="count"):
         NumberedPatches([], 0)
+
+
+def test_samples_picture(tmp_path):
+    images = [{"image": torch.rand(1, 16, 16), "label": torch.ones(1, 16, 16)} for _ in range(4)]
+    patches = PatchDataset(images, RandSymmetryd(["image", "label"]), 0)
+    generator = MaskConditionedUNet(**OPTIONS)
+    path = save_samples(generator, NoiseSchedule(), patches, tmp_path / "s.png", count=3, steps=3, seed=0)
+    assert read_image(path).array.shape == (3 * 16 + 4 * 2, 3 * 16 + 4 * 2)

@@ -9,7 +9,12 @@ from torch import nn
 from monai_vessel_uda.data.patches import PatchDataset, RandSymmetryd
 from monai_vessel_uda.diffusion import NoiseSchedule
 from monai_vessel_uda.diffusion.ddim import seeded_noise
-from monai_vessel_uda.engines.trainers import PrepareNoisePrediction, noise_trainer, segmentation_trainer
+from monai_vessel_uda.engines.trainers import (
+    PrepareNoisePrediction,
+    PrepareSegmentation,
+    noise_trainer,
+    segmentation_trainer,
+)
 from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.losses import VesselWeightedNoiseLoss
 
@@ -165,3 +170,27 @@ def test_segmenter_learns_and_resumes_with_the_same_bits(tmp_path):
     item = images[0]
     predicted = whole.eval()(item["image"][None]).argmax(1)
     assert (predicted == item["label"]).float().mean() > 0.95
+
+
+def test_images_are_augmented_by_the_patches_own_seeds_and_labels_are_not(patches):
+    batch = torch.utils.data.default_collate([patches[i] for i in range(3)])
+    augmented = PrepareSegmentation(lambda images, seeds: images + seeds.view(-1, 1, 1, 1))
+    image, label = augmented(batch, torch.device("cpu"))
+    assert torch.equal(image, batch["image"] + batch["seed"].view(-1, 1, 1, 1))
+    assert torch.equal(label, batch["label"])
+    assert torch.equal(PrepareSegmentation()(batch, torch.device("cpu"))[0], batch["image"])
+
+
+def test_only_the_trained_timesteps_are_drawn(patches):
+    batch = torch.utils.data.default_collate([patches[i] for i in range(200)])
+    _, _, (timesteps, _), _ = PrepareNoisePrediction(NoiseSchedule(), 300)(batch, torch.device("cpu"))
+    assert 280 < timesteps.max() < 300
+    assert timesteps.min() < 20
+    _, _, (timesteps, _), _ = PrepareNoisePrediction(NoiseSchedule())(batch, torch.device("cpu"))
+    assert timesteps.max() > 950
+
+
+@pytest.mark.parametrize("count", [0, 1001])
+def test_impossible_numbers_of_trained_timesteps_are_refused(count):
+    with pytest.raises(InputError, match="trained_timesteps"):
+        PrepareNoisePrediction(NoiseSchedule(), count)

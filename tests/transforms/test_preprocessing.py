@@ -68,6 +68,13 @@ def test_ridges_can_be_matched_instead(phantoms):
     assert entry["working_calibre_vesselness"] == pytest.approx(record["target"]["working_calibre"], rel=0.1)
 
 
+def test_calibres_can_be_left_as_they_are(phantoms):
+    record = estimate_preprocessing(phantoms["source"], phantoms["target"], source_scale="nominal")
+    entry = record["source"]["datasets"]["photographs"]
+    assert entry["scale_by"] == "by field of view"
+    assert entry["scale"] == entry["nominal_scale"]
+
+
 @pytest.mark.parametrize("variant", ["raw", "negated", "matched", "aligned"])
 def test_source_items_obey_the_contract(record, phantoms, variant):
     out = source_transforms(record, variant)(phantoms["source"][0])

@@ -1,0 +1,206 @@
+r"""Pairs :math:`(x^{A \to B}, y^A)` on disk: mined (sec. 2.2) or generated in a round (sec. 2.3), in shards.
+
+A shard is a file of tensors, one batch of pairs; :class:`~monai_vessel_uda.data.patches.ShardedPairs` reads a folder of
+them. Shards that exist are kept, so that an interrupted run continues, and several processes share them out.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Literal, get_args
+
+import ignite.distributed as idist
+import torch
+from torch import Tensor, nn
+
+from ..data.patches import PatchDataset
+from ..errors import InputError
+from ..files import load_tensors, save_json, save_tensors
+from ..metrics.distributions import feature_distance, intensity_distances
+from ..preview import save_contact_sheet
+from ..progress import Progress
+from .latent_mining import IntensityRange, LatentMining
+
+Start = Literal["latents", "noise", "both"]
+"""What the rounds generate from."""
+
+
+def mine_pairs(
+    mining: LatentMining,
+    eps_a: nn.Module,
+    eps_b: nn.Module,
+    source: PatchDataset,
+    intensity: IntensityRange,
+    *,
+    output_dir: str | Path,
+    pairs: int,
+    batch_size: int,
+    device: torch.device | str = "cpu",
+    label: str = "mining",
+) -> Path:
+    r"""Mine pairs :math:`(x^{A→B}, y^A)` into a folder of shards, shared out between processes; finished ones are kept.
+
+    Each shard holds ``source``, ``label``, ``latent``, ``image`` of shape (batch, 1, \*spatial) as floats (masks as
+    bytes), and ``corrected``.
+
+    Args:
+        mining: steps, t0, decoder.
+        eps_a: source generator (EMA weights).
+        eps_b: target generator (EMA weights).
+        source: patches with ``image`` and ``label``.
+        intensity: range of real target patches.
+        output_dir: folder of the shards.
+        pairs: how many.
+        batch_size: pairs in a shard; also the batch of the networks, so that a resumed run computes the same bits.
+        device: where to compute.
+        label: name in progress lines.
+
+    Returns:
+        ``output_dir``.
+    """
+
+    def shard(numbers: Sequence[int]) -> dict[str, Tensor]:
+        patches = [source[number] for number in numbers]
+        x_a, y_a = (torch.stack([patch[key] for patch in patches]).float().to(device) for key in ("image", "label"))
+        latents = mining.latents(eps_a, x_a, y_a)
+        image, corrected = intensity.correct(mining.decode(eps_b, latents, None, numbers))
+        return {"source": x_a, "label": y_a.byte(), "latent": latents, "image": image, "corrected": corrected}
+
+    _move_to(device, eps_a, eps_b)
+    return write_shards(shard, output_dir, pairs, batch_size, label)
+
+
+def regenerate_pairs(
+    mining: LatentMining,
+    eps_b: nn.Module,
+    mined: Path,
+    intensity: IntensityRange,
+    *,
+    start: Start,
+    output_dir: str | Path,
+    round_number: int,
+    pairs: int | None = None,
+    device: torch.device | str = "cpu",
+    label: str = "generating",
+) -> Path:
+    """Sec. 2.3: images for the source masks from the fine-tuned generator, into shards like those that were mined.
+
+    Args:
+        mining: steps, decoder.
+        eps_b: target generator of this round (EMA weights).
+        mined: folder of the mined shards, whose masks (and latents) are used.
+        intensity: range of real target patches.
+        start: from the mined ``latents`` (t0 steps, not a whole chain), from pure ``noise`` (the release's way), or
+            ``both``: first as many from latents as there are masks, then as many from noise.
+        output_dir: folder of the shards.
+        round_number: k; each round draws other noise.
+        pairs: how many from each start; one for each mask by default.
+        device: where to compute.
+        label: name in progress lines.
+
+    Returns:
+        ``output_dir``.
+
+    Raises:
+        InputError: an unknown start.
+    """
+    if start not in get_args(Start):
+        raise InputError(f"round_start: expected one of {', '.join(get_args(Start))}, got {start!r}")
+    shards = sorted(mined.glob("*.pt"))
+    sources = [torch.load(path, weights_only=True, mmap=True) for path in shards]
+    batch_size = len(sources[0]["label"])
+    available = sum(len(source["label"]) for source in sources)
+
+    def shard(numbers: Sequence[int], start: str) -> dict[str, Tensor]:
+        mined_shard = sources[numbers[0] // batch_size]
+        mask = mined_shard["label"][: len(numbers)].float().to(device)
+        noise_numbers = [round_number * available + number for number in numbers]
+        if start == "latents":
+            image = mining.decode(eps_b, mined_shard["latent"][: len(numbers)].to(device), mask, noise_numbers)
+        else:
+            image = mining.from_noise(eps_b, mask, noise_numbers)
+        image, corrected = intensity.correct(image)
+        return {"label": mask.byte(), "image": image, "corrected": corrected}
+
+    _move_to(device, eps_b)
+    count = min(pairs or available, available)
+    if start == "both":
+        write_shards(partial(shard, start="latents"), output_dir, count, batch_size, f"{label} from latents")
+        return write_shards(
+            partial(shard, start="noise"), output_dir, count, batch_size, f"{label} from noise", prefix="noise_"
+        )
+    return write_shards(partial(shard, start=start), output_dir, count, batch_size, label)
+
+
+def measure_mined(pairs_dir: Path, target: PatchDataset, count: int, path: Path) -> dict[str, float]:
+    """Distances to real target patches before and after mining (sec. 3.3), and how many patches were corrected.
+
+    Args:
+        pairs_dir: shards of mined pairs.
+        target: real target patches.
+        count: patches compared.
+        path: JSON file to write.
+
+    Returns:
+        ``source_*`` and ``mined_*``: Euclidean and cosine distance of intensity histograms, feature distance;
+        ``corrected``: share of patches whose brightness or contrast had left the target's range.
+    """
+    shards = [load_tensors(shard) for shard in sorted(Path(pairs_dir).glob("*.pt"))]
+    real = torch.stack([target[i]["image"] for i in range(count)])
+    measures = {"corrected": float(torch.cat([shard["corrected"] for shard in shards]).float().mean())}
+    for name, key in (("source", "source"), ("mined", "image")):
+        images = torch.cat([shard[key] for shard in shards])[:count]
+        measures[f"{name}_feature_distance"] = feature_distance(images, real)
+        for distance, value in intensity_distances(images.numpy(), real.numpy()).items():
+            measures[f"{name}_intensity_{distance}"] = value
+    save_json(measures, path)
+    return measures
+
+
+def write_shards(
+    shard: Callable[[Sequence[int]], dict[str, Tensor]],
+    output_dir: str | Path,
+    pairs: int,
+    batch_size: int,
+    label: str,
+    prefix: str = "",
+) -> Path:
+    """Write ``shard(numbers)`` for each batch of pair numbers, skipping shards that exist, with a preview picture.
+
+    Several processes write every so many-th shard each, and go on when all are written.
+
+    Raises:
+        InputError: a shard of another process cannot be seen from here.
+    """
+    output_dir = Path(output_dir)
+    paths = [output_dir / f"{prefix}{index:05d}.pt" for index in range(math.ceil(pairs / batch_size))]
+    shards = list(zip(paths, _batches(pairs, batch_size), strict=True))
+    own = shards[idist.get_rank() :: idist.get_world_size()]
+    progress = Progress(label, sum(len(numbers) for _, numbers in own))
+    for path, numbers in own:
+        if not path.exists():
+            content = {key: value.cpu().contiguous() for key, value in shard(numbers).items()}
+            if path == paths[0]:
+                columns = [content[key] for key in ("source", "label", "image") if key in content]
+                save_contact_sheet(columns, output_dir.parent / f"{prefix}preview.png")
+            save_tensors(content, path)
+        progress.update(len(numbers))
+    idist.barrier()
+    missing = [path for path in paths if not path.exists()]
+    if missing:
+        raise InputError(
+            f"{missing[0]}: written by another process but not seen here; keep the workspace in a folder "
+            "that all machines share"
+        )
+    return output_dir
+
+
+def _batches(count: int, size: int) -> Iterator[list[int]]:
+    for first in range(0, count, size):
+        yield list(range(first, min(first + size, count)))
+
+
+def _move_to(device: torch.device | str, *networks: nn.Module) -> None:
+    for network in networks:
+        network.to(device).eval()
