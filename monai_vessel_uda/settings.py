@@ -24,6 +24,25 @@ ADAPTATION_CONFIGS = (
 )
 """Bundle and config of every stage, and of what the adaptation exports."""
 
+AT_LEAST = {
+    "batch_size": 1,
+    "segmenter_batch_size": 1,
+    "sample_steps": 1,
+    "sampled_patches": 1,
+    "steps": 2,
+    "t0": 1,
+    "decoding_steps": 1,
+    "generation_steps": 1,
+    "mining_batch_size": 1,
+    "pairs": 2,
+    "measured_patches": 2,
+    "rounds": 1,
+    "round_pairs": 2,
+}
+"""Least value of every count. Two patches are what a distance between distributions needs."""
+MAY_BE_NULL = ("decoding_steps", "round_pairs")
+"""Counts that follow from others where they are not given."""
+
 
 def bundles_folder() -> Path:
     """Where the four bundles and the presets lie: inside an installed package, or at the top level of a checkout."""
@@ -93,14 +112,28 @@ def _check_counts(settings: Mapping[str, Any]) -> None:
     for bundle, config in (("ddpm_pretrain", "train"), ("latent_mining", "mine"), ("latent_mining", "train")):
         defaults |= load_json(bundle_folder(bundle) / "configs" / f"{config}.json")
     values = {**defaults, **load_json(bundle_folder("co_optimization") / "configs" / "train.json"), **settings}
-    if values["rounds"] < 1:
-        raise InputError(f"rounds: expected K of at least 1, got {values['rounds']}")
-    if not 1 <= values["t0"] < values["steps"]:
+    for name, least in AT_LEAST.items():
+        value = values[name]
+        if not (_is_count(value, least) or (value is None and name in MAY_BE_NULL)):
+            raise InputError(f"{name}: expected a whole number of at least {least}, got {value!r}")
+    if values["t0"] >= values["steps"]:
         raise InputError(f"t0: expected 1 to steps - 1 = {values['steps'] - 1}, got {values['t0']}")
-    for name in ("iterations", "segmenter_iterations", "round_iterations", "refine_iterations"):
-        total, epoch = values[name], values[f"{name}_per_epoch"]
-        if total < 1 or epoch < 1 or total % epoch:
-            raise InputError(f"{name}: expected a positive multiple of {name}_per_epoch ({epoch}), got {total}")
+    if values["round_pairs"] is not None and values["round_pairs"] > values["pairs"]:
+        raise InputError(
+            f"round_pairs: expected at most pairs = {values['pairs']}, one for each mined mask, "
+            f"got {values['round_pairs']}"
+        )
+    if values["source_iterations"] == "@iterations":
+        values["source_iterations"] = values["iterations"]
+    for name in ("iterations", "source_iterations", "segmenter_iterations", "round_iterations", "refine_iterations"):
+        per_epoch = f"{name.removeprefix('source_')}_per_epoch"
+        total, epoch = values[name], values[per_epoch]
+        if not (_is_count(total, 1) and _is_count(epoch, 1)) or total % epoch:
+            raise InputError(f"{name}: expected a positive multiple of {per_epoch} ({epoch!r}), got {total!r}")
+
+
+def _is_count(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def _known_ids() -> set[str]:

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from torch.utils.data.distributed import DistributedSampler
 
 from ..errors import InputError
+from ..files import load_tensors
 from ..seeding import stable_seed
 
 
@@ -96,7 +97,7 @@ class ShardedPairs(Sequence):
         folder: where the shards ``*.pt`` lie.
 
     Raises:
-        InputError: the folder holds no shard.
+        InputError: the folder holds no shard, or a damaged one.
     """
 
     def __init__(self, folder: str) -> None:
@@ -105,7 +106,7 @@ class ShardedPairs(Sequence):
         paths = sorted(Path(folder).glob("*.pt"))
         if not paths:
             raise InputError(f"{folder}: expected shards of generated pairs (*.pt), found none; run the mining first")
-        self._shards = [torch.load(path, mmap=True, weights_only=True) for path in paths]
+        self._shards = [load_tensors(path, mmap=True) for path in paths]
         self._places = [(s, i) for s, shard in enumerate(self._shards) for i in range(len(shard["image"]))]
 
     def __len__(self) -> int:

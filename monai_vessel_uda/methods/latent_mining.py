@@ -79,7 +79,16 @@ class IntensityRange:
 
         Returns:
             The patches clamped to [-1, 1], and for each whether it had to be corrected.
+
+        Raises:
+            InputError: NaN or infinity in a patch; no affine map mends it, and the segmenter would learn from it.
         """
+        diverged = int((~patches.isfinite()).flatten(1).any(1).sum())
+        if diverged:
+            raise InputError(
+                f"generated patches: expected finite intensities, got NaN or infinity in {diverged} of {len(patches)}; "
+                "the generator has diverged, train it again with a lower learning_rate"
+            )
         shape = (-1, *[1] * (patches.ndim - 1))
         mean, deviation = patches.flatten(1).mean(1), patches.flatten(1).std(1)
         new_mean, new_deviation = mean.clamp(*self.mean), deviation.clamp(*self.deviation)

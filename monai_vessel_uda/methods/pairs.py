@@ -25,6 +25,12 @@ from .latent_mining import IntensityRange, LatentMining
 Start = Literal["latents", "noise", "both"]
 """What the rounds generate from."""
 
+MINED = {"source", "label", "latent", "image", "corrected"}
+"""Tensors of a shard of mined pairs."""
+DRAWS_FROM_LATENTS = 1 << 32
+"""Added to the number of an image from a latent: the image from noise for the same mask has the number itself, and
+with the ancestral decoder both would get the same noise."""
+
 
 def mine_pairs(
     mining: LatentMining,
@@ -58,6 +64,9 @@ def mine_pairs(
 
     Returns:
         ``output_dir``.
+
+    Raises:
+        InputError: no pairs, or a generator that has diverged.
     """
 
     def shard(numbers: Sequence[int]) -> dict[str, Tensor]:
@@ -103,28 +112,31 @@ def regenerate_pairs(
         ``output_dir``.
 
     Raises:
-        InputError: an unknown start.
+        InputError: an unknown start, more pairs than masks, no mined shards or not all of them, or a generator that
+            has diverged.
     """
     if start not in get_args(Start):
         raise InputError(f"round_start: expected one of {', '.join(get_args(Start))}, got {start!r}")
-    shards = sorted(mined.glob("*.pt"))
-    sources = [torch.load(path, weights_only=True, mmap=True) for path in shards]
+    sources = _open_mined(Path(mined))
     batch_size = len(sources[0]["label"])
     available = sum(len(source["label"]) for source in sources)
+    count = available if pairs is None else pairs
+    if not 1 <= count <= available:
+        raise InputError(f"round_pairs: expected 1 to {available}, the number of mined masks, got {pairs}")
 
     def shard(numbers: Sequence[int], start: str) -> dict[str, Tensor]:
         mined_shard = sources[numbers[0] // batch_size]
         mask = mined_shard["label"][: len(numbers)].float().to(device)
-        noise_numbers = [round_number * available + number for number in numbers]
+        draws = [round_number * available + number for number in numbers]
         if start == "latents":
-            image = mining.decode(eps_b, mined_shard["latent"][: len(numbers)].to(device), mask, noise_numbers)
+            latents = mined_shard["latent"][: len(numbers)].to(device)
+            image = mining.decode(eps_b, latents, mask, [DRAWS_FROM_LATENTS + draw for draw in draws])
         else:
-            image = mining.from_noise(eps_b, mask, noise_numbers)
+            image = mining.from_noise(eps_b, mask, draws)
         image, corrected = intensity.correct(image)
         return {"label": mask.byte(), "image": image, "corrected": corrected}
 
     _move_to(device, eps_b)
-    count = min(pairs or available, available)
     if start == "both":
         write_shards(partial(shard, start="latents"), output_dir, count, batch_size, f"{label} from latents")
         return write_shards(
@@ -145,12 +157,16 @@ def measure_mined(pairs_dir: Path, target: PatchDataset, count: int, path: Path)
     Returns:
         ``source_*`` and ``mined_*``: Euclidean and cosine distance of intensity histograms, feature distance;
         ``corrected``: share of patches whose brightness or contrast had left the target's range.
+
+    Raises:
+        InputError: no mined shards, or not all of them.
     """
-    shards = [load_tensors(shard) for shard in sorted(Path(pairs_dir).glob("*.pt"))]
+    shards = _open_mined(Path(pairs_dir))
+    compared = shards[: math.ceil(count / len(shards[0]["image"]))]
     real = torch.stack([target[i]["image"] for i in range(count)])
     measures = {"corrected": float(torch.cat([shard["corrected"] for shard in shards]).float().mean())}
     for name, key in (("source", "source"), ("mined", "image")):
-        images = torch.cat([shard[key] for shard in shards])[:count]
+        images = torch.cat([shard[key] for shard in compared])[:count]
         measures[f"{name}_feature_distance"] = feature_distance(images, real)
         for distance, value in intensity_distances(images.numpy(), real.numpy()).items():
             measures[f"{name}_intensity_{distance}"] = value
@@ -171,20 +187,22 @@ def write_shards(
     Several processes write every so many-th shard each, and go on when all are written.
 
     Raises:
-        InputError: a shard of another process cannot be seen from here.
+        InputError: no pairs, or a shard of another process cannot be seen from here.
     """
+    if pairs < 1 or batch_size < 1:
+        raise InputError(f"{label}: expected at least 1 pair in batches of at least 1, got {pairs} and {batch_size}")
     output_dir = Path(output_dir)
-    paths = [output_dir / f"{prefix}{index:05d}.pt" for index in range(math.ceil(pairs / batch_size))]
+    paths = _shard_paths(output_dir, math.ceil(pairs / batch_size), prefix)
+    preview = output_dir.parent / f"{prefix}preview.png"
     shards = list(zip(paths, _batches(pairs, batch_size), strict=True))
     own = shards[idist.get_rank() :: idist.get_world_size()]
     progress = Progress(label, sum(len(numbers) for _, numbers in own))
     for path, numbers in own:
-        if not path.exists():
-            content = {key: value.cpu().contiguous() for key, value in shard(numbers).items()}
-            if path == paths[0]:
-                columns = [content[key] for key in ("source", "label", "image") if key in content]
-                save_contact_sheet(columns, output_dir.parent / f"{prefix}preview.png")
-            save_tensors(content, path)
+        is_new = not path.exists()
+        if is_new:
+            save_tensors({key: value.cpu().contiguous() for key, value in shard(numbers).items()}, path)
+        if path == paths[0] and (is_new or not preview.exists()):
+            _save_preview(path, preview)
         progress.update(len(numbers))
     idist.barrier()
     missing = [path for path in paths if not path.exists()]
@@ -194,6 +212,41 @@ def write_shards(
             "that all machines share"
         )
     return output_dir
+
+
+def _open_mined(folder: Path) -> list[dict[str, Tensor]]:
+    """All shards of mined pairs in their order, mapped into memory: only what is used is read.
+
+    Raises:
+        InputError: none, a damaged one, or a gap, after which a mask's place would no longer be its number.
+    """
+    found = set(folder.glob("*.pt"))
+    if not found:
+        raise InputError(f"{folder}: expected shards of mined pairs (*.pt), found none; run the mining first")
+    paths = _shard_paths(folder, len(found))
+    for path in paths:
+        if path not in found:
+            raise InputError(
+                f"{path}: missing, though later shards of mined pairs are there; delete the mining's stage.json, "
+                "if it was finished, and run it again: it adds what is missing"
+            )
+    shards = [load_tensors(path, mmap=True) for path in paths]
+    for path, shard in zip(paths, shards, strict=True):
+        if not isinstance(shard, dict) or not shard.keys() >= MINED:
+            raise InputError(f"{path}: expected a shard of mined pairs, with {', '.join(sorted(MINED))}")
+        size, expected = len(shard["label"]), len(shards[0]["label"])
+        if size > expected or (size < expected and path != paths[-1]):
+            raise InputError(f"{path}: expected {expected} pairs as in the first shard, got {size}; mine them anew")
+    return shards
+
+
+def _shard_paths(folder: Path, count: int, prefix: str = "") -> list[Path]:
+    return [folder / f"{prefix}{index:05d}.pt" for index in range(count)]
+
+
+def _save_preview(shard: Path, path: Path) -> None:
+    content = load_tensors(shard, mmap=True)
+    save_contact_sheet([content[key] for key in ("source", "label", "image") if key in content], path)
 
 
 def _batches(count: int, size: int) -> Iterator[list[int]]:

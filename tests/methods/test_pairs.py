@@ -6,10 +6,41 @@ from torch import nn
 
 from monai_vessel_uda.data.patches import PatchDataset, RandSymmetryd
 from monai_vessel_uda.errors import InputError
+from monai_vessel_uda.methods import latent_mining
+from monai_vessel_uda.methods import pairs as pairs_module
 from monai_vessel_uda.methods.latent_mining import LatentMining
-from monai_vessel_uda.methods.pairs import measure_mined, mine_pairs, regenerate_pairs
+from monai_vessel_uda.methods.pairs import measure_mined, mine_pairs, regenerate_pairs, write_shards
 
 from .conftest import ANY, SCHEDULE, GaussianGenerator
+
+MINING = LatentMining(SCHEDULE, steps=10, t0=3, generation_steps=3)
+
+
+@pytest.fixture
+def mined(source, tmp_path):
+    """Shards of 2, 2 and 1 pairs."""
+    return mine_pairs(
+        MINING,
+        GaussianGenerator(0.5),
+        GaussianGenerator(0.0),
+        source,
+        ANY,
+        output_dir=tmp_path / "mined" / "pairs",
+        pairs=5,
+        batch_size=2,
+    )
+
+
+@pytest.fixture
+def regenerate(mined, tmp_path):
+    """Round 1 from those shards, into a folder beside them."""
+
+    def regenerated(mining=MINING, start="both", **options):
+        folder = tmp_path / "round" / "pairs"
+        options = {"round_number": 1, **options}
+        return regenerate_pairs(mining, GaussianGenerator(0.0), mined, ANY, start=start, output_dir=folder, **options)
+
+    return regenerated
 
 
 def test_the_source_generator_sees_the_mask_and_the_first_generation_does_not(source, tmp_path):
@@ -96,3 +127,128 @@ def test_unknown_start(tmp_path):
         regenerate_pairs(
             LatentMining(SCHEDULE), nn.Identity(), tmp_path, ANY, start="x", output_dir=tmp_path, round_number=1
         )
+
+
+@pytest.mark.parametrize("pairs", [0, -1, 6])
+def test_as_many_pairs_as_masks_at_most(regenerate, pairs):
+    with pytest.raises(InputError, match=f"round_pairs: expected 1 to 5, the number of mined masks, got {pairs}"):
+        regenerate(pairs=pairs)
+
+
+@pytest.mark.parametrize(("pairs", "batch_size"), [(0, 2), (2, 0)])
+def test_no_pairs_are_refused(source, tmp_path, pairs, batch_size):
+    networks = GaussianGenerator(0.5), GaussianGenerator(0.0)
+    with pytest.raises(InputError, match=f"mining: expected at least 1 .* got {pairs} and {batch_size}$"):
+        mine_pairs(MINING, *networks, source, ANY, output_dir=tmp_path, pairs=pairs, batch_size=batch_size)
+
+
+def test_no_two_images_get_the_same_noise(mined, regenerate, monkeypatch):
+    """Neither in one round, from the latent and from noise of one mask, nor in two rounds."""
+    seeds = []
+
+    def record(eps, x_t, schedule, pairs, generators, clamp):
+        seeds.extend(generator.initial_seed() for generator in generators)
+        return x_t
+
+    monkeypatch.setattr(latent_mining, "sample_ancestral", record)
+    ancestral = LatentMining(SCHEDULE, steps=10, t0=3, generation_steps=3, decoder="ancestral")
+    for k in (1, 2):
+        folder = regenerate(ancestral, round_number=k)
+        for shard in folder.glob("*.pt"):
+            shard.unlink()
+    assert len(set(seeds)) == len(seeds) == 2 * 2 * 5
+
+
+class TestDamagedFolders:
+    """What the rounds and the measures say of mined pairs that are not as the mining left them."""
+
+    @pytest.fixture(params=["rounds", "measures"])
+    def use(self, request, mined, regenerate, source, tmp_path):
+        return {"rounds": regenerate, "measures": lambda: measure_mined(mined, source, 4, tmp_path / "m.json")}[
+            request.param
+        ]
+
+    def test_none(self, mined, use):
+        for shard in mined.glob("*.pt"):
+            shard.unlink()
+        with pytest.raises(InputError, match=r"pairs: expected shards of mined pairs \(\*.pt\), found none"):
+            use()
+
+    def test_truncated(self, mined, use):
+        shard = mined / "00001.pt"
+        shard.write_bytes(shard.read_bytes()[:2000])
+        with pytest.raises(InputError, match=r"00001.pt: expected a file of tensors"):
+            use()
+
+    def test_a_gap(self, mined, use):
+        (mined / "00001.pt").unlink()
+        with pytest.raises(InputError, match=r"00001.pt: missing"):
+            use()
+
+    def test_a_round_instead_of_mined_pairs(self, mined, use):
+        content = torch.load(mined / "00001.pt")
+        torch.save({key: content[key] for key in ("image", "label", "corrected")}, mined / "00001.pt")
+        with pytest.raises(InputError, match=r"00001.pt: expected a shard of mined pairs, with .*latent"):
+            use()
+
+    def test_another_size(self, mined, use):
+        torch.save(torch.load(mined / "00002.pt"), mined / "00001.pt")
+        with pytest.raises(InputError, match=r"00001.pt: expected 2 pairs as in the first shard, got 1"):
+            use()
+
+
+def test_measuring_reads_only_what_it_compares(mined, source, tmp_path, monkeypatch):
+    taken = set()
+
+    class Shard(dict):
+        """Notes which tensors are taken out of which file."""
+
+        def __init__(self, path):
+            super().__init__(torch.load(path))
+            self.name = path.name
+
+        def __getitem__(self, key):
+            taken.add((self.name, key))
+            return super().__getitem__(key)
+
+    def load_mapped(path, *, mmap):
+        assert mmap, "a tensor that is not taken must not be read either"
+        return Shard(path)
+
+    monkeypatch.setattr(pairs_module, "load_tensors", load_mapped)
+    measure_mined(mined, source, 4, tmp_path / "m.json")
+    images = {(name, key) for name, key in taken if key in ("source", "image", "latent")}
+    assert images == {(name, key) for name in ("00000.pt", "00001.pt") for key in ("source", "image")}
+
+
+def test_the_share_of_corrected_patches_is_that_of_all(mined, source, tmp_path):
+    last = torch.load(mined / "00002.pt")
+    torch.save({**last, "corrected": torch.tensor([True])}, mined / "00002.pt")
+    assert measure_mined(mined, source, 2, tmp_path / "m.json")["corrected"] == pytest.approx(1 / 5)
+
+
+def test_a_preview_that_is_missing_is_written_from_its_shard(mined, regenerate):
+    folder = regenerate()
+    previews = [mined.parent / "preview.png", *(folder.parent / name for name in ("preview.png", "noise_preview.png"))]
+    before = [preview.read_bytes() for preview in previews]
+    kept = [preview.stat().st_mtime_ns for preview in previews]
+
+    def no_shard(numbers):
+        raise AssertionError("nothing is computed again")
+
+    write_shards(no_shard, mined, 5, 2, "mining")
+    assert previews[0].stat().st_mtime_ns == kept[0], "one that is there is left alone"
+    for preview in previews:
+        preview.unlink()
+    write_shards(no_shard, mined, 5, 2, "mining")
+    regenerate()
+    assert [preview.read_bytes() for preview in previews] == before
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_diverged_generator_is_one_error_and_leaves_no_shard(source, tmp_path, value):
+    message = "got NaN or infinity in 2 of 2; the generator has diverged, train it again with a lower learning_rate"
+    networks = GaussianGenerator(0.5), GaussianGenerator(value)
+    with pytest.raises(InputError, match=message):
+        mine_pairs(MINING, *networks, source, ANY, output_dir=tmp_path / "pairs", pairs=4, batch_size=2)
+    assert not list(tmp_path.rglob("*.pt"))
