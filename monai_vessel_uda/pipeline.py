@@ -262,11 +262,12 @@ def score(workspace: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     rows = []
     for name, weights in trained_segmenters(workspace, len(rounds["rounds"]) - 1):
         output = weights.parent / "evaluation.json"
-        if not output.exists() or load_json(output).get("weights_sha256") != sha256(weights):
-            threshold = load_json(weights.with_suffix(".json")).get("threshold", 0.5)
+        threshold = load_json(weights.with_suffix(".json")).get("threshold", 0.5)
+        scored = {"weights_sha256": sha256(weights), "threshold": threshold}
+        if not output.exists() or not scored.items() <= load_json(output).items():
             overrides = {"ckpt_path": str(weights), "threshold": threshold, "seed": settings["seed"]}
             result = evaluate(bundle, None, output, manifest=workspace / "manifest.json", overrides=overrides)
-            save_json({**result, "weights_sha256": sha256(weights)}, output)
+            save_json({**result, **scored}, output)
         is_exported = name == (f"round {exported}" if exported else SHOWN_AS[rounds["started_from"]])
         rows.append({"name": name, "scores": load_json(output)["summary"], "exported": is_exported, "note": ""})
     conditions = {

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from .deployment.archive import opened_bundle
-from .deployment.runtimes import FILES
+from .deployment.runtimes import FILES, check_converted
 from .errors import InputError, surfacing_input_errors
 from .files import check_path
 from .settings import bundle_folder, device_override
@@ -43,7 +43,7 @@ def segment(
         ``output``.
 
     Raises:
-        InputError: nothing to segment, or an option out of range.
+        InputError: nothing to segment, an option out of range, or a converted segmenter of other weights.
     """
     if threshold is not None and not 0 < threshold < 1:
         raise InputError(f"threshold: expected a probability between 0 and 1, got {threshold}")
@@ -60,8 +60,8 @@ def segment(
     if runtime not in ("torch", *FILES):
         raise InputError(f"runtime: expected one of torch, {', '.join(FILES)}, got {runtime!r}")
     with opened_bundle(bundle) as folder:
-        if runtime != "torch" and not (folder / FILES[runtime]).is_file():
-            raise InputError(f"{folder}: no {FILES[runtime]}; make it with 'vessel-uda convert BUNDLE --to {runtime}'")
+        if runtime != "torch":
+            check_converted(folder, runtime)
         overlays = ["segment.json", *([] if runtime == "torch" else [f"inference_{runtime}.json"])]
         _run_inference(folder, overlays, overrides)
     return Path(output)

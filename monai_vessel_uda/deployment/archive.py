@@ -14,6 +14,7 @@ from ..errors import InputError
 from ..files import load_json, replacing, sha256
 from ..settings import bundle_folder
 from .exported_bundle import NAME, check_bundle
+from .runtimes import FILES, check_converted
 
 PACKED = ("LICENSE", "configs/*", "docs/*", "models/model.*")
 """What of a bundle goes into its archive: never images, results or what a server left there."""
@@ -32,7 +33,8 @@ def package_bundle(bundle: Path, output: Path | None = None) -> Path:
         Path of the zip.
 
     Raises:
-        InputError: the bundle is incomplete, or the zip cannot be written.
+        InputError: the bundle is incomplete, its scores or converted files are those of other weights, or the zip
+            cannot be written.
     """
     check_bundle(bundle)
     metadata = load_json(bundle / "configs" / "metadata.json")
@@ -45,6 +47,9 @@ def package_bundle(bundle: Path, output: Path | None = None) -> Path:
             f"{bundle}: its weights are not those that configs/metadata.json describes (fine-tuned?), so its scores "
             "are another's; correct 'provenance' and 'eval_metrics' there first"
         )
+    for runtime, name in FILES.items():
+        if (bundle / name).exists():
+            check_converted(bundle, runtime)
     names = {path.name for path in bundle_folder(NAME).glob("configs/*")}
     found = {member for pattern in PACKED for member in bundle.glob(pattern) if member.is_file()}
     members = sorted(member for member in found if member.parent.name != "configs" or member.name in names)

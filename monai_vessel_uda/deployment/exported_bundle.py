@@ -5,6 +5,8 @@ size, working scale, percentiles, polarity, threshold), copies the weights, and 
 """
 
 import json
+import logging
+import os
 import platform
 import shutil
 from collections import Counter
@@ -19,6 +21,8 @@ from ..errors import InputError
 from ..files import load_json, load_tensors, replacing, save_json, sha256
 from ..settings import bundle_folder, set_id
 
+logger = logging.getLogger("monai_vessel_uda")
+
 NAME = "vessel_segmentation"
 SCORED = {"dice": "mean_dice", "cldice": "mean_cldice", "ahd_px": "mean_average_hausdorff_distance_px"}
 """Scores that go into the metadata, and what they are called there."""
@@ -28,11 +32,17 @@ _PACKAGE_CONFIGS = ("segment.json", "score.json", "inference_onnx.json")
 _MONAI_ONLY_CONFIGS = ("evaluate.json", "train.json", "multi_gpu_train.json", "multi_gpu_inference.json")
 _KEPT_SETTINGS = ("segmenter_def", "patch_size", "sw_batch_size", "overlap", "scale", "threshold")
 """Settings of an adaptation that its segmenter keeps; others, such as the device, were those of its training."""
+_METADATA = "configs/metadata.json"
+_WITH_SCORES = (_METADATA, "docs/README.md")
+"""Files of an export that change when it is scored."""
 _REQUIRED = ("nibabel", "itk", "pydicom", "pytorch-ignite", "pillow", "scipy")
 
 
 def export_bundle(workspace: Path, settings: Mapping[str, Any]) -> Path:
-    """Make ``vessel_segmentation`` in the workspace from the exported round; kept as it is if it holds these weights.
+    """Make ``vessel_segmentation`` in the workspace from the exported round, or renew an export of the same weights.
+
+    That one is touched only if it would now be written otherwise; scores, converted files and whatever else lies in it
+    stay. If a person changed its files, all of it stays, with a warning.
 
     Args:
         workspace: folder of a finished co-optimisation.
@@ -40,18 +50,33 @@ def export_bundle(workspace: Path, settings: Mapping[str, Any]) -> Path:
 
     Returns:
         The bundle's folder.
+
+    Raises:
+        InputError: the weights changed since the export, by fine-tuning.
     """
     destination = workspace / NAME
     weights = workspace / "stages" / "co_optimization" / "weights.pt"
     exported = destination / "models" / "model.pt"
-    if exported.exists() and sha256(exported) == sha256(weights):
-        return destination
-    if exported.exists() and sha256(exported) != _recorded_hash(destination):
+    same_weights = exported.exists() and sha256(exported) == sha256(weights)
+    if exported.exists() and not same_weights and sha256(exported) != _recorded_hash(destination):
         raise InputError(
             f"{destination}: its weights changed since the export (fine-tuned?); move the folder away first"
         )
     making = workspace / f".{NAME}"
     shutil.rmtree(making, ignore_errors=True)
+    try:
+        _make_bundle(making, workspace, weights, settings)
+        if same_weights:
+            _renew_bundle(destination, making)
+        else:
+            shutil.rmtree(destination, ignore_errors=True)
+            making.rename(destination)
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+    return destination
+
+
+def _make_bundle(making: Path, workspace: Path, weights: Path, settings: Mapping[str, Any]) -> None:
     unwanted = shutil.ignore_patterns("models", "eval", "__pycache__", *_PACKAGE_CONFIGS)
     shutil.copytree(bundle_folder(NAME), making, ignore=unwanted)
     (making / "models").mkdir()
@@ -60,11 +85,43 @@ def export_bundle(workspace: Path, settings: Mapping[str, Any]) -> Path:
     save_json({**description, "exported_with": __version__}, making / "models" / "model.json")
     manifest = load_json(workspace / "manifest.json")
     _set_configs(making / "configs", description, settings)
-    _write_metadata(making, description, manifest, settings)
     _write_licences(making / "docs" / "data_license.txt", manifest)
-    shutil.rmtree(destination, ignore_errors=True)
-    making.rename(destination)
-    return destination
+    _write_metadata(making, description, manifest, settings)
+
+
+def _renew_bundle(bundle: Path, made: Path) -> None:
+    """Move the files of ``made`` into an older export of the same weights, unless they are as they were there."""
+    old, new = (load_json(folder / _METADATA) for folder in (bundle, made))
+    made_by = old.get("provenance", {})
+    before, after = made_by.get("files", {}), new["provenance"]["files"]
+    if before == after:
+        return
+    written = {name: (digest, after.get(name)) for name, digest in before.items() if name not in _WITH_SCORES}
+    edited = [name for name in written if (bundle / name).is_file() and sha256(bundle / name) not in written[name]]
+    if edited:
+        logger.warning(
+            "%s: not renewed for monai_vessel_uda %s, since %s changed after the export; move the folder away to "
+            "have it exported anew",
+            bundle,
+            __version__,
+            ", ".join(edited),
+        )
+        return
+    new["provenance"] |= {key: made_by[key] for key in ("package", "python") if key in made_by}  # made the weights
+    _write_config(new, made / _METADATA)
+    if scores := made_by.get("scores"):
+        record_scores(made, scores["summary"], scores["images"])
+    for name in before.keys() - after.keys():
+        (bundle / name).unlink(missing_ok=True)
+    for name in sorted(after, key=lambda name: name == _METADATA):  # it last: until then the next run begins again
+        (bundle / name).parent.mkdir(exist_ok=True)
+        os.replace(made / name, bundle / name)
+
+
+def _file_hashes(bundle: Path) -> dict[str, str]:
+    """SHA-256 of each file of a bundle being made; of the template's where scores will come in."""
+    names = sorted(path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file())
+    return {name: sha256((bundle_folder(NAME) if name in _WITH_SCORES else bundle) / name) for name in names}
 
 
 def record_scores(bundle: Path, summary: Mapping[str, Mapping[str, float]], images: int) -> None:
@@ -75,7 +132,7 @@ def record_scores(bundle: Path, summary: Mapping[str, Mapping[str, float]], imag
         summary: mean and 95 % interval of each score, as the evaluation writes them.
         images: number of images they were taken on.
     """
-    path = bundle / "configs" / "metadata.json"
+    path = bundle / _METADATA
     metadata = load_json(path)
     metadata["eval_metrics"] = {
         name: round(summary[key]["mean"], 4)
@@ -145,7 +202,7 @@ def bundle_network(folder: Path) -> Any:
 
 
 def _recorded_hash(bundle: Path) -> Any:
-    return load_json(bundle / "configs" / "metadata.json").get("provenance", {}).get("weights_sha256")
+    return load_json(bundle / _METADATA).get("provenance", {}).get("weights_sha256")
 
 
 def _set_configs(configs: Path, description: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
@@ -174,7 +231,7 @@ def _set_configs(configs: Path, description: Mapping[str, Any], settings: Mappin
 def _write_metadata(
     bundle: Path, description: Mapping[str, Any], manifest: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> None:
-    path = bundle / "configs" / "metadata.json"
+    path = bundle / _METADATA
     metadata = load_json(path)
     target = description["preprocessing"]["target"]
     sources = _counts(manifest["source"])
@@ -208,6 +265,7 @@ def _write_metadata(
             "chosen_by": description["chosen_by"],
             "label_free_scores": description["scores"],
             "weights_sha256": description["sha256"],
+            "files": _file_hashes(bundle),
             "needs_this_package": reason,
         },
     }

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..files import load_json, load_tensors, replacing
+from ..files import load_json, load_tensors, replacing, save_json, sha256
 from .exported_bundle import bundle_network, check_bundle
 
 logger = logging.getLogger("monai_vessel_uda")
 
 FILES = {"torchscript": "models/model.ts", "onnx": "models/model.onnx"}
-"""Where the segmenter for each runtime lies in a bundle."""
+"""Where the segmenter for each runtime lies in a bundle; ``<file>.json`` beside it says what it was made from."""
 TOLERANCE = 1e-4
 """Largest difference of a logit from eager PyTorch, in float32."""
 
@@ -54,8 +54,26 @@ def convert_bundle(bundle: Path, runtime: str) -> Path:
                 f"{path}: not written, since its outputs differ from PyTorch's by {difference:.2g}, "
                 f"more than {TOLERANCE:g}"
             )
+        save_json(_made_from(bundle, temporary), _record(temporary))
     logger.info("%s: outputs differ from PyTorch's by at most %.2g", path, difference)
     return path
+
+
+def check_converted(bundle: Path, runtime: str) -> None:
+    """Refuse a converted segmenter that was not made from the bundle's weights as they are now.
+
+    Raises:
+        InputError: no such file, or the weights or the file itself changed since ``convert_bundle`` wrote it; also one
+            that ``convert_bundle`` did not write.
+    """
+    path = bundle / FILES[runtime]
+    mend = f"make it with 'vessel-uda convert BUNDLE --to {runtime}'"
+    if not path.is_file():
+        raise InputError(f"{bundle}: no {FILES[runtime]}; {mend}")
+    if not _record(path).is_file():
+        raise InputError(f"{path}: nothing says which weights it was made from; {mend}")
+    if load_json(_record(path)) != _made_from(bundle, path):
+        raise InputError(f"{path}: not made from models/model.pt as it is now; {mend}")
 
 
 def largest_difference(bundle: Path, converted: Callable[[Tensor], Tensor], seed: int = 0) -> float:
@@ -108,6 +126,14 @@ class OnnxNetwork(nn.Module):
         """Logits (batch, 2, height, width) of patches (batch, 1, height, width), on the patches' device."""
         (logits,) = self.session.run(["pred"], {"image": np.ascontiguousarray(patches.detach().cpu().numpy())})
         return torch.from_numpy(logits).to(patches.device)
+
+
+def _record(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")
+
+
+def _made_from(bundle: Path, path: Path) -> dict[str, str]:
+    return {"sha256": sha256(path), "weights_sha256": sha256(bundle / "models" / "model.pt")}
 
 
 def _to_torchscript(bundle: Path, path: Path) -> None:

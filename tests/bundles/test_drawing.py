@@ -5,10 +5,12 @@ import pytest
 
 from monai_vessel_uda.data.images import read_image, read_mask
 from monai_vessel_uda.data.layouts import find_items
+from monai_vessel_uda.engines.weights import save_weights
 from monai_vessel_uda.files import load_json
-from monai_vessel_uda.settings import bundle_folder
+from monai_vessel_uda.settings import bundle_folder, bundles_folder
 
 from ..conftest import TINY
+from ..docs.commands import ROOT, bash, block
 
 
 @pytest.mark.parametrize("weights", ["stages/ddpm_source", "stages/co_optimization/round_02/generator"])
@@ -32,12 +34,32 @@ def test_draws_pairs(adapted, tmp_path, weights):
     workflow.initialize()
     workflow.run()
     workflow.finalize()
-    items = find_items(tmp_path / "drawn", domain="source", labels="required")
-    assert len(items) == 5
+    assert_pairs(tmp_path / "drawn", 5, TINY["patch_size"])
+
+
+@pytest.mark.slow
+def test_the_command_of_the_page(workspace, tmp_path):
+    """As it is written, preset included; the generator is of that size, with random weights."""
+    from monai.bundle import ConfigParser
+
+    parser = ConfigParser()
+    parser.read_config(
+        [str(bundles_folder() / name) for name in ("ddpm_pretrain/configs/inference.json", "presets/small.json")]
+    )
+    weights = workspace / "stages" / "co_optimization" / "round_03" / "generator" / "weights.pt"
+    weights.parent.mkdir(parents=True)
+    save_weights(parser.get_parsed_content("network_def"), weights)
+    bash(block("deployment.md", "Generators").text, ROOT, WORKSPACE=workspace, RESULTS=tmp_path / "drawn")
+    assert_pairs(tmp_path / "drawn", 64, parser["patch_size"])
+
+
+def assert_pairs(folder, number, size):
+    items = find_items(folder, domain="source", labels="required")
+    assert len(items) == number
     fractions = []
     for item in items:
         image, mask = read_image(item["image"]).array, read_mask(item["label"])
-        assert image.shape == mask.shape == (TINY["patch_size"],) * 2
+        assert image.shape == mask.shape == (size, size)
         assert image.dtype == np.uint8 and image.std() > 0
         fractions.append(mask.mean())
     assert 0 < max(fractions) < 0.7

@@ -1,7 +1,8 @@
 """The checks of the model zoo's ``verify_bundle.py`` in full mode, with MONAI's own functions, for all bundles.
 
 Directory, version, metadata schema, properties of the workflows, input and output of the network, TorchScript. The zoo
-checks the properties of the inference alone; here those of the training are checked, too.
+checks the properties of the inference alone; here those of the training are checked, too. ``metadata.schema.json``
+restates MONAI's metadata specification in this project's words, since MONAI's own schema would have to be downloaded.
 """
 
 import shutil

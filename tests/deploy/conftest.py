@@ -1,6 +1,5 @@
-"""The environment with MONAI Deploy's app SDK, a bundle for it, and the commands of ``docs/monai_deploy.md``."""
+"""The environment with MONAI Deploy's app SDK, a bundle for it, and the commands of the pages."""
 
-import shlex
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -8,27 +7,21 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from ..docs.commands import ROOT, Block, bash, replaced
+
 PYTHON = ROOT / ".venv-deploy" / "bin" / "python"
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def documented_command(program: str) -> list[str]:
-    """The first command of the page that runs a program of the example."""
-    page = (ROOT / "docs" / "monai_deploy.md").read_text().splitlines()
-    return next(shlex.split(line) for line in page if line.startswith(f".venv-deploy/bin/python {program}"))
-
-
 @pytest.fixture(scope="session")
-def run_example() -> Run:
-    """Run a documented command with other words: ``run_example("app.py", STUDY=folder, …)``."""
+def run_block() -> Run:
+    """Run a block of a page: ``run_block(block(…), {"words": "others"}, STUDY=folder, …)``."""
     if not PYTHON.exists():
         pytest.skip("no .venv-deploy: run 'make deploy'")
 
-    def run(program, **words):
-        command = [str(words.get(word, word)) for word in documented_command(f"docs/examples/deploy/{program}")]
-        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    def run(found: Block, words=None, **variables):
+        return bash(replaced(found.text, words or {}), ROOT, check=False, **variables)
 
     return run
 
@@ -44,7 +37,7 @@ for line in sys.stdin:
 
 
 @pytest.fixture(scope="session")
-def run_app_cases(run_example) -> Callable[..., dict[str, tuple[int, list[str]]]]:
+def run_app_cases(run_block) -> Callable[..., dict[str, tuple[int, list[str]]]]:
     """Exit code and error lines of the application for each of several (study, bundle)."""
 
     def run(cases, out):

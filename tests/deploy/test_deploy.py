@@ -6,7 +6,6 @@ import sys
 from copy import deepcopy
 from pathlib import Path
 
-import monai.bundle
 import numpy as np
 import pytest
 import torch
@@ -16,7 +15,13 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import OphthalmicPhotography8BitImageStorage
 
 from monai_vessel_uda.data.phantoms import octa_phantom
-from tests.deploy.en_face import SPACING, coded, write_en_face
+
+from ..docs.commands import block
+from .en_face import SPACING, coded, write_en_face
+
+START, START_ON_ITS_PAGE = block("deployment.md", "MONAI Deploy"), block("monai_deploy.md", "Run it")
+WITH_TORCHSCRIPT = block("monai_deploy.md", "Run it (2)")
+MASK_TO_DICOM = block("monai_deploy.md", "Without MONAI Deploy")
 
 SUPERFICIAL = octa_phantom(np.random.default_rng(5), 96)[0][:81, :57]
 DEEP = octa_phantom(np.random.default_rng(6), 96)[0][:64, :90].astype(np.uint16) * 100 + 7
@@ -48,11 +53,18 @@ def masks(study, bundle, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def deployed(run_example, study, bundle, tmp_path_factory):
+def deployed(run_block, study, bundle, tmp_path_factory):
     """The application's output for the bundle's folder: its segmentations by width, and what it printed."""
     out = tmp_path_factory.mktemp("folder")
-    done = run_example("app.py", STUDY=study, BUNDLE=bundle, RESULTS=out)
+    words = {"make deploy": "make --dry-run deploy"}
+    done = run_block(START, words, STUDY=study, BUNDLE=bundle, RESULTS=out)
     return segmentations(out), done
+
+
+@pytest.fixture(scope="module")
+def converted(bundle, tmp_path_factory):
+    """A copy, to which TorchScript may be added."""
+    return shutil.copytree(bundle, tmp_path_factory.mktemp("converted") / "bundle")
 
 
 def segmentations(folder: Path):
@@ -70,22 +82,26 @@ def test_operator_gives_the_mask_of_the_bundle(deployed, masks):
         assert not np.array_equal(mask, mask[::-1]) and not np.array_equal(mask, mask[:, ::-1]), "cannot show a flip"
 
 
-def test_torchscript_gives_the_same(run_example, study, bundle, deployed, tmp_path):
+def test_both_pages_start_it_alike():
+    assert START_ON_ITS_PAGE.text == START.text
+
+
+def assert_same_segmentations(folder, expected):
+    written = segmentations(folder)
+    assert written.keys() == expected.keys()
+    for width, segmentation in expected.items():
+        assert np.array_equal(written[width].pixel_array, segmentation.pixel_array), width
+
+
+def test_torchscript_gives_the_same(run_block, run_app_cases, study, converted, deployed, tmp_path):
+    done = run_block(WITH_TORCHSCRIPT, STUDY=study, BUNDLE=converted, RESULTS=tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert_same_segmentations(tmp_path / "out", deployed[0])
     models = tmp_path / "models" / "vessel_segmentation"  # as in a MONAI Application Package
     models.mkdir(parents=True)
-    monai.bundle.ckpt_export(
-        net_id="network_def",
-        filepath=str(models / "model.ts"),
-        ckpt_file=str(bundle / "models" / "model.pt"),
-        meta_file=str(bundle / "configs" / "metadata.json"),
-        config_file=str(bundle / "configs" / "inference.json"),
-    )
-    done = run_example("app.py", STUDY=study, BUNDLE=models.parent, RESULTS=tmp_path / "out")
-    assert done.returncode == 0, done.stderr
-    written = segmentations(tmp_path / "out")
-    assert written.keys() == deployed[0].keys()
-    for width, expected in deployed[0].items():
-        assert np.array_equal(written[width].pixel_array, expected.pixel_array), width
+    shutil.copy(converted / "models" / "model.ts", models)
+    assert run_app_cases({"package": (study, models.parent)}, tmp_path / "package") == {"package": (0, [])}
+    assert_same_segmentations(tmp_path / "package", deployed[0])
 
 
 def test_segmentation_describes_its_image(deployed, study):
@@ -125,11 +141,11 @@ def test_validator_accepts_the_segmentation(deployed, study, validator_errors, t
 
 
 @pytest.mark.parametrize("empty", [False, True])
-def test_mask_file_becomes_a_segmentation(run_example, study, bundle, masks, validator_errors, tmp_path, empty):
+def test_mask_file_becomes_a_segmentation(run_block, study, bundle, masks, validator_errors, tmp_path, empty):
     mask = np.zeros_like(masks[57]) if empty else masks[57]
     Image.fromarray(np.uint8(255) * mask).save(tmp_path / "mask.png")
     image, mask_file = study / "superficial.dcm", tmp_path / "mask.png"
-    done = run_example("dicom_seg.py", IMAGE=image, MASK=mask_file, BUNDLE=bundle, RESULTS=tmp_path / "out")
+    done = run_block(MASK_TO_DICOM, IMAGE=image, MASK=mask_file, BUNDLE=bundle, RESULTS=tmp_path / "out")
     assert done.returncode == 0, done.stderr
     path = Path(done.stdout.strip())
     assert np.array_equal(dcmread(path).pixel_array == 1, mask)
@@ -149,11 +165,11 @@ def test_mask_file_becomes_a_segmentation(run_example, study, bundle, masks, val
         ({}, "the mask has 57 rows and 81 columns, expected 81 and 57"),
     ],
 )
-def test_image_that_is_not_supported(run_example, bundle, tmp_path, attributes, message):
+def test_image_that_is_not_supported(run_block, bundle, tmp_path, attributes, message):
     image = write_en_face(tmp_path / "image.dcm", SUPERFICIAL, **attributes)
     mask = tmp_path / "mask.png"
     Image.fromarray(SUPERFICIAL.T).save(mask)
-    refused(run_example("dicom_seg.py", IMAGE=image, MASK=mask, BUNDLE=bundle, RESULTS=tmp_path / "out"), message)
+    refused(run_block(MASK_TO_DICOM, IMAGE=image, MASK=mask, BUNDLE=bundle, RESULTS=tmp_path / "out"), message)
     assert not (tmp_path / "out").exists()
 
 

@@ -1,7 +1,6 @@
 """What an adaptation leaves: a bundle that runs where MONAI is and this package is not."""
 
 import hashlib
-import json
 import re
 import shutil
 from pathlib import Path
@@ -11,16 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from monai_vessel_uda import segmenter
+from monai_vessel_uda import __version__, segmenter
 from monai_vessel_uda.data.images import read_image, read_mask
+from monai_vessel_uda.deployment import exported_bundle
 from monai_vessel_uda.deployment.archive import package_bundle
-from monai_vessel_uda.deployment.exported_bundle import check_bundle, export_bundle, needs_package
+from monai_vessel_uda.deployment.exported_bundle import bundle_network, check_bundle, export_bundle, needs_package
+from monai_vessel_uda.deployment.runtimes import check_converted, convert_bundle
 from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.files import load_json, save_json
 from monai_vessel_uda.settings import bundle_folder
 
 from ..conftest import TINY
-from .conftest import AFFINE
+from .conftest import AFFINE, COLOUR, COLOUR_709, EVERY, GREY, INVERTED
 
 THRESHOLD = 0.485
 """About the median probability of the barely trained segmenter, so that masks are neither empty nor full."""
@@ -36,10 +37,11 @@ def copy(bundle, tmp_path):
     return shutil.copytree(bundle, tmp_path / "bundle")
 
 
-def run_bundle(without_package, configs, cwd, **overrides):
+def run_bundle(without_package, configs, cwd, processes=1, **overrides):
     arguments = [part for key, value in overrides.items() for part in (f"--{key}", str(value))]
     files = str([str(path) for path in configs])
-    return without_package("-m", "monai.bundle", "run", "--config_file", files, *arguments, cwd=cwd)
+    torchrun = ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m"] if processes > 1 else []
+    return without_package("-m", *torchrun, "monai.bundle", "run", "--config_file", files, *arguments, cwd=cwd)
 
 
 def test_its_configs_name_nothing_of_this_package(bundle):
@@ -58,17 +60,22 @@ def test_every_format_gives_the_masks_of_the_command_line(bundle, every_format, 
     options = {"bundle_root": bundle, "dataset_dir": every_format, "threshold": THRESHOLD}
     run_bundle(without_package, configs, tmp_path, output_dir=tmp_path / "monai", **options)
     segmenter.segment(every_format, tmp_path / "ours", bundle, threshold=THRESHOLD, suffix=".png")
-    written = sorted(path.relative_to(tmp_path / "monai") for path in (tmp_path / "monai").rglob("*.png"))
-    assert len(written) == len([path for path in every_format.rglob("*.*")]) == 18
-    reference = read_mask(tmp_path / "ours" / "grey_vessels.png")
-    assert reference.shape == (64, 50) and 0.05 < reference.mean() < 0.95
-    for name in written:
-        mask = read_mask(tmp_path / "monai" / name)
-        assert np.array_equal(mask, read_mask(tmp_path / "ours" / name)), name
-        if name.stem == "wide_vessels":
-            assert mask.shape == (40, 64)
-        else:
-            assert np.array_equal(mask, reference), name
+    theirs, ours = (
+        {path.stem.removesuffix("_vessels"): read_mask(path) for path in (tmp_path / by).rglob("*.png")}
+        for by in ("monai", "ours")
+    )
+    assert theirs.keys() == ours.keys() == EVERY, "all that have a suffix"
+    for name in EVERY - COLOUR_709 - INVERTED:
+        assert np.array_equal(theirs[name], ours[name]), name
+    for names, reference in ((GREY, "grey"), (COLOUR, "luma"), (COLOUR_709, "luma_709")):
+        assert theirs[reference].shape == (64, 50) and 0.05 < theirs[reference].mean() < 0.95
+        for name in names:
+            assert np.array_equal(theirs[name], theirs[reference]), name
+    for names, reference in ((COLOUR_709 - {"luma_709"}, "luma"), (INVERTED, "grey")):
+        for name in names:  # the differences that the bundle's page states
+            assert np.array_equal(ours[name], ours[reference]) and not np.array_equal(theirs[name], ours[name]), name
+    assert len({theirs[name].tobytes() for name in ("grey", "luma", "luma_709")}) == 3, "colours that cannot show it"
+    assert theirs["wide"].shape == (40, 64)
 
 
 @pytest.mark.slow
@@ -100,20 +107,46 @@ def test_evaluate_gives_the_dice_of_the_command_line(bundle, phantoms, without_p
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_fine_tuning_on_masks(copy, phantoms, without_package, tmp_path, processes):
-    before = torch.load(copy / "models" / "model.pt", weights_only=True)
-    files = [copy / "configs" / "train.json"]
-    module = ["-m"]
-    if processes > 1:
-        files.append(copy / "configs" / "multi_gpu_train.json")
-        module = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m"]
+    before = weights_of(copy)
+    configs = training_configs(copy, processes)
     options = {"bundle_root": copy, "dataset_dir": phantoms["supervised"], "epochs": 1, "output_dir": tmp_path / "out"}
-    arguments = [part for key, value in options.items() for part in (f"--{key}", str(value))]
-    files = str([str(path) for path in files])
-    without_package(*module, "monai.bundle", "run", "--config_file", files, *arguments, cwd=tmp_path)
-    after = torch.load(copy / "models" / "model.pt", weights_only=True)
+    run_bundle(without_package, configs, tmp_path, processes, **options)
+    after = weights_of(copy)
     assert before.keys() == after.keys(), "without the prefixes of a wrapper"
     assert any(not torch.equal(before[name], after[name]) for name in before)
     check_bundle(copy)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_fine_tuning_keeps_what_it_began_with_if_nothing_is_better(
+    copy, phantoms, without_package, tmp_path, processes
+):
+    """A sensible learning rate improves the Dice on ``val_images``; one that ruins the network changes nothing."""
+    folder = shutil.copytree(phantoms["supervised"], tmp_path / "labelled")
+    for name in ("images", "labels"):
+        shutil.copytree(folder / name, folder / f"val_{name}")
+    options = {"bundle_root": copy, "dataset_dir": folder, "output_dir": tmp_path / "out", "epochs": 3}
+    exported = dice(copy, folder)
+    run_bundle(without_package, training_configs(copy, 1), tmp_path, learning_rate=0.02, **options)
+    before, tuned = weights_of(copy), dice(copy, folder)
+    assert tuned > exported
+    run_bundle(without_package, training_configs(copy, processes), tmp_path, processes, learning_rate=1e4, **options)
+    after = weights_of(copy)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert dice(copy, folder) == tuned
+
+
+def training_configs(bundle, processes):
+    return [bundle / "configs" / name for name in ("train.json", "multi_gpu_train.json")[:processes]]
+
+
+def weights_of(bundle):
+    return torch.load(bundle / "models" / "model.pt", weights_only=True)
+
+
+def dice(bundle, folder):
+    return segmenter.evaluate(bundle, folder, bundle / "evaluation.json")["summary"]["dice"]["mean"]
 
 
 @pytest.mark.slow
@@ -122,18 +155,23 @@ def test_mistakes_are_one_line_without_this_package_too(copy, phantoms, without_
     images = phantoms["evaluation"] / "images"
     without_weights = shutil.copytree(copy, tmp_path / "without_weights")
     (without_weights / "models" / "model.pt").unlink()
-    for config, bundle, options, message in (
+    for configs, bundle, options, message in (
         ("inference", copy, ["--datset_dir", images], "error: no such option: --datset_dir"),
-        ("train", copy, ["--epoch=1"], "error: no such option: --epoch=1"),
+        ("train multi_gpu_train", copy, ["--epoch=1"], "error: no such option: --epoch=1"),
         ("inference", copy, ["--dataset_dir", tmp_path / "empty"], "expected a folder of images, found none"),
+        ("inference evaluate", copy, ["--dataset_dir", tmp_path / "empty"], "one mask for each image"),
         ("inference", without_weights, ["--dataset_dir", images], "model.pt: no such file"),
+        ("inference inference_torchscript", copy, ["--dataset_dir", images], "model.ts: no such file"),
         ("train", without_weights, ["--dataset_dir", phantoms["supervised"]], "no model.pt"),
+        ("train", copy, ["--dataset_dir", tmp_path / "empty"], "one mask for each image"),
         ("inference", copy, ["--output_dir", tmp_path / "pat#1"], "a path with a number sign"),
     ):
-        arguments = ["--config_file", bundle / "configs" / f"{config}.json", "--bundle_root", bundle, *options]
+        files = str([str(bundle / "configs" / f"{name}.json") for name in configs.split()])
+        arguments = ["--config_file", files, "--bundle_root", bundle, *options]
         result = without_package("-m", "monai.bundle", "run", *arguments, cwd=tmp_path, check=False)
-        assert result.returncode == 1
+        assert result.returncode == 2, (configs, options)
         assert "Traceback" not in result.stdout + result.stderr
+        assert result.stdout.count("error: ") + result.stderr.count("error: ") == 1
         last = result.stderr.strip().splitlines()[-1]
         assert last.startswith("error: ") and message in last
     assert not (copy / "eval").exists()
@@ -144,7 +182,7 @@ def test_every_id_counts_as_an_option(bundle, name, overlays):
     config = load_json(bundle / "configs" / f"{name}.json")
     of_monai = {"config_file", "meta_file", "logging_file", "run_id", "init_id", "final_id", "tracking", "args_file"}
     of_monai |= {"tracking_uri", "experiment_name", "run_name", "save_execute_config", "workflow", "workflow_type"}
-    internal = {"imports", "options", "misspelt", "hashes", "by_monai", "initialize", "run"}
+    internal = {"imports", "options", "misspelt", "hashes", "by_monai", "fail", "initialize", "run"}
     assert set(config["options"]) == of_monai | set(config) - internal
     for overlay in overlays:
         over = load_json(bundle / "configs" / f"{overlay}.json")
@@ -153,7 +191,7 @@ def test_every_id_counts_as_an_option(bundle, name, overlays):
 
 
 @pytest.mark.parametrize("config", ["train", "evaluate"])
-def test_images_and_masks_are_paired_by_name(bundle, tmp_path, config):
+def test_images_and_masks_are_paired_by_name(bundle, tmp_path, config, capsys):
     """As ``segment`` names its masks, where sorting by the whole name would pair 1 with 10."""
     from monai.bundle import ConfigParser
 
@@ -173,8 +211,9 @@ def test_images_and_masks_are_paired_by_name(bundle, tmp_path, config):
     (tmp_path / "labels" / "10_vessels.tif").rename(tmp_path / "labels" / "11_vessels.tif")
     parser.parse(True)
     if config == "evaluate":
-        with pytest.raises(SystemExit, match="one mask for each image"):
+        with pytest.raises(SystemExit, match="2"):
             parser.get_parsed_content("run#0")
+        assert capsys.readouterr().err.endswith("one mask for each image\n")
     else:
         assert parser.get_parsed_content("train#dataset#data") == []
 
@@ -276,7 +315,7 @@ def test_dark_vessels_and_another_scale(adapted, every_format, tmp_path):
         assert theirs.shape == ours.shape
         assert float((theirs - ours).abs().mean()) < tolerance
         back = torch.nn.functional.interpolate(theirs[None], size=(64, 50))[0]
-        grey = torch.from_numpy(read_image(every_format / "grey.png").array.astype(np.float32))[None]
+        grey = torch.from_numpy(read_image(every_format / "luma.tif").array.copy())[None]
         assert torch.corrcoef(torch.stack([back.flatten(), grey.flatten()]))[0, 1] < -0.5
 
 
@@ -338,4 +377,106 @@ def test_exporting_again_changes_nothing(bundle, adapted):
     before = {path: path.stat().st_mtime_ns for path in bundle.rglob("*") if path.is_file()}
     assert export_bundle(adapted, TINY) == bundle
     assert before == {path: path.stat().st_mtime_ns for path in bundle.rglob("*") if path.is_file()}
-    json.loads((bundle / "configs" / "metadata.json").read_text())
+
+
+class TestRenewing:
+    """An export of the same weights by an older package, or with other settings."""
+
+    @pytest.fixture
+    def workspace(self, adapted, tmp_path):
+        return Path(shutil.copytree(adapted, tmp_path / "workspace"))
+
+    @pytest.fixture
+    def newer(self, monkeypatch, tmp_path):
+        """A newer package: one config and one page changed, one config added, one gone."""
+        template = Path(shutil.copytree(bundle_folder("vessel_segmentation"), tmp_path / "template"))
+        train = load_json(template / "configs" / "train.json")
+        save_json({**train, "epochs": 7}, template / "configs" / "train.json")
+        (template / "configs" / "added.json").write_text("{}")
+        (template / "configs" / "multi_gpu_inference.json").unlink()
+        page = template / "docs" / "README.md"
+        page.write_text(page.read_text() + "A new section.\n")
+        monkeypatch.setattr(exported_bundle, "bundle_folder", lambda name: template)
+        monkeypatch.setattr(exported_bundle, "__version__", "9.9")
+
+    def test_brings_what_is_new_and_keeps_the_scores_and_the_rest(self, workspace, newer):
+        bundle = workspace / "vessel_segmentation"
+        convert_bundle(bundle, "torchscript")
+        (bundle / "eval").mkdir()
+        (bundle / "eval" / "mask.png").write_bytes(b"x")
+        old = load_json(bundle / "configs" / "metadata.json")
+        performance = (bundle / "docs" / "README.md").read_text().partition("<!-- performance -->")[2].split("<!--")[0]
+        assert export_bundle(workspace, TINY) == bundle
+        assert load_json(bundle / "configs" / "train.json")["epochs"] == 7
+        assert (bundle / "configs" / "added.json").exists()
+        assert not (bundle / "configs" / "multi_gpu_inference.json").exists()
+        assert load_json(bundle / "models" / "model.json")["exported_with"] == "9.9"
+        new = load_json(bundle / "configs" / "metadata.json")
+        assert new["eval_metrics"] == old["eval_metrics"] != {}
+        assert new["provenance"]["scores"] == old["provenance"]["scores"]
+        assert new["provenance"]["package"] == f"monai_vessel_uda {__version__}", "that of the weights"
+        page = (bundle / "docs" / "README.md").read_text()
+        assert "A new section." in page and "| dice |" in performance and performance in page
+        check_converted(bundle, "torchscript")
+        assert (bundle / "eval" / "mask.png").exists()
+        assert not list(workspace.glob(".vessel*"))
+        before = files(bundle)
+        export_bundle(workspace, TINY)
+        assert files(bundle) == before
+
+    def test_interrupted_it_is_finished_the_next_time(self, workspace, newer, monkeypatch):
+        bundle = workspace / "vessel_segmentation"
+
+        def killed(source, destination):
+            if destination == bundle / "docs" / "README.md":
+                raise KeyboardInterrupt
+            Path(source).rename(destination)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(exported_bundle.os, "replace", killed)
+            export_bundle(workspace, TINY)
+        assert load_json(bundle / "configs" / "train.json")["epochs"] == 7
+        export_bundle(workspace, TINY)
+        assert load_json(bundle / "models" / "model.json")["exported_with"] == "9.9"
+
+    def test_settings_and_the_description_count(self, workspace):
+        bundle = workspace / "vessel_segmentation"
+        export_bundle(workspace, {**TINY, "overlap": 0.75})
+        assert load_json(bundle / "configs" / "inference.json")["overlap"] == 0.75
+        path = workspace / "stages" / "co_optimization" / "weights.json"
+        save_json({**load_json(path), "threshold": 0.25}, path)
+        export_bundle(workspace, TINY)
+        config = load_json(bundle / "configs" / "inference.json")
+        assert (config["overlap"], config["displayable_configs"]["threshold"]) == (0.5, 0.25)
+
+    def test_an_export_that_does_not_say_what_it_wrote(self, workspace, newer):
+        """As this package wrote them before it could renew one."""
+        path = workspace / "vessel_segmentation" / "configs" / "metadata.json"
+        metadata = load_json(path)
+        del metadata["provenance"]["files"]
+        save_json(metadata, path)
+        export_bundle(workspace, TINY)
+        assert (path.parent / "added.json").exists()
+
+    @pytest.mark.parametrize("name", ["docs/data_license.txt", "configs/inference.json"])
+    def test_what_a_person_changed_is_kept(self, workspace, newer, caplog, name):
+        bundle = workspace / "vessel_segmentation"
+        with (bundle / name).open("a") as file:
+            file.write("\n")
+        before = files(bundle)
+        with caplog.at_level("WARNING", "monai_vessel_uda"):
+            export_bundle(workspace, TINY)
+        assert files(bundle) == before
+        assert f"{name} changed after the export" in caplog.text
+
+    def test_fine_tuned_weights_are_not_renewed(self, workspace, newer):
+        bundle = workspace / "vessel_segmentation"
+        torch.save(bundle_network(bundle).state_dict(), bundle / "models" / "model.pt")
+        before = files(bundle)
+        with pytest.raises(InputError, match="move the folder away"):
+            export_bundle(workspace, TINY)
+        assert files(bundle) == before
+
+
+def files(folder):
+    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}

@@ -9,8 +9,12 @@ import torch
 
 from monai_vessel_uda import segmenter
 from monai_vessel_uda.data.images import read_image, read_mask
+from monai_vessel_uda.deployment.archive import package_bundle
 from monai_vessel_uda.deployment.runtimes import FILES, TOLERANCE, OnnxNetwork, convert_bundle, largest_difference
 from monai_vessel_uda.errors import InputError
+from monai_vessel_uda.files import load_json, save_json, sha256
+
+from .conftest import EVERY
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +42,7 @@ def test_the_same_masks_of_whole_images(converted, every_format, runtime, tmp_pa
     segmenter.segment(every_format, tmp_path / "torch", converted, **options)
     segmenter.segment(every_format, tmp_path / runtime, converted, runtime=runtime, **options)
     masks = sorted((tmp_path / "torch").rglob("*_vessels.png"))
-    assert len(masks) == 18
+    assert len(masks) == len(EVERY)
     for path in masks:
         other = tmp_path / runtime / path.relative_to(tmp_path / "torch")
         name = path.name.replace("_vessels", "_probability")
@@ -54,16 +58,62 @@ def test_torchscript_runs_without_this_package(converted, every_format, without_
     files = {"inference.json": "", "metadata.json": ""}
     torch.jit.load(converted / FILES["torchscript"], _extra_files=files)
     assert json.loads(files["inference.json"])["network_def"]
-    configs = [str(converted / "configs" / name) for name in ("inference.json", "inference_torchscript.json")]
     images = tmp_path / "in"
     images.mkdir()
     shutil.copy(every_format / "rgb.png", images)
-    out = tmp_path / "out"
-    options = {"bundle_root": converted, "dataset_dir": images, "output_dir": out, "threshold": 0.485}
-    arguments = [part for key, value in options.items() for part in (f"--{key}", str(value))]
-    without_package("-m", "monai.bundle", "run", "--config_file", str(configs), *arguments, cwd=tmp_path)
     segmenter.segment(images, tmp_path / "ours", converted, threshold=0.485)
-    assert np.array_equal(read_mask(out / "rgb_vessels.png"), read_mask(tmp_path / "ours" / "rgb_vessels.png"))
+    expected = read_mask(tmp_path / "ours" / "rgb_vessels.png")
+
+    bundle = shutil.copytree(converted, tmp_path / "bundle")
+    (bundle / "models" / "model.pt").unlink()
+    configs = [str(bundle / "configs" / name) for name in ("inference.json", "inference_torchscript.json")]
+
+    def run(out, *more):
+        options = {"bundle_root": bundle, "dataset_dir": images, "output_dir": tmp_path / out, "threshold": 0.485}
+        arguments = [part for key, value in options.items() for part in (f"--{key}", str(value))]
+        without_package("-m", "monai.bundle", "run", "--config_file", str(configs), *arguments, *more, cwd=tmp_path)
+        return read_mask(tmp_path / out / "rgb_vessels.png")
+
+    assert np.array_equal(run("own"), expected)
+    elsewhere = (bundle / FILES["torchscript"]).rename(bundle / "models" / "model_trt.ts")  # as TensorRT's is called
+    assert np.array_equal(run("elsewhere", "--ckpt_path", elsewhere), expected)
+
+
+@pytest.mark.parametrize("runtime", list(FILES))
+def test_what_was_made_from_other_weights_is_refused(converted, phantoms, runtime, tmp_path):
+    """After fine-tuning; converting again mends it."""
+    bundle = shutil.copytree(converted, tmp_path / "bundle")
+    for other in FILES.keys() - {runtime}:
+        (bundle / FILES[other]).unlink()
+    weights, metadata = bundle / "models" / "model.pt", bundle / "configs" / "metadata.json"
+    torch.save({name: 1.5 * tensor for name, tensor in torch.load(weights, weights_only=True).items()}, weights)
+    description = load_json(metadata)
+    description["provenance"]["weights_sha256"] = sha256(weights)
+    save_json(description, metadata)
+
+    def segment(of):
+        return segmenter.segment(phantoms["evaluation"] / "images", tmp_path / "out", of, runtime=runtime)
+
+    message = f"{FILES[runtime]}: not made from models/model.pt as it is now; .* 'vessel-uda convert .*{runtime}"
+    with pytest.raises(InputError, match=message):
+        segment(bundle)
+    with pytest.raises(InputError, match=message):
+        package_bundle(bundle, tmp_path / "bundle.zip")
+    assert not (tmp_path / "out").exists() and not (tmp_path / "bundle.zip").exists()
+    convert_bundle(bundle, runtime)
+    segment(package_bundle(bundle, tmp_path / "bundle.zip"))
+    assert len(list((tmp_path / "out").glob("*_vessels.png"))) == 2
+
+
+def test_what_another_program_converted_is_refused(converted, tmp_path):
+    bundle = shutil.copytree(converted, tmp_path / "bundle")
+    path = bundle / FILES["torchscript"]
+    torch.jit.save(torch.jit.load(path), path)
+    with pytest.raises(InputError, match="not made from"):
+        segmenter.segment(tmp_path, tmp_path / "out", bundle, runtime="torchscript")
+    path.with_name("model.ts.json").unlink()
+    with pytest.raises(InputError, match="nothing says which weights .* 'vessel-uda convert"):
+        segmenter.segment(tmp_path, tmp_path / "out", bundle, runtime="torchscript")
 
 
 def test_what_differs_is_not_kept(adapted, tmp_path, monkeypatch):

@@ -13,15 +13,21 @@ from monai_vessel_uda.files import load_json
 
 @pytest.fixture
 def folder(tmp_path, phantoms):
-    """The same non-square picture as PNG (grey, RGB, RGBA, palette), TIFF, BMP, JPEG and NIfTI."""
+    """A non-square picture as PNG, TIFF, BMP, JPEG and NIfTI, and in colour as PNG (RGB, RGBA, palette)."""
     grey = read_image(sorted((phantoms["evaluation"] / "images").glob("*.png"))[0]).array[:, :56]
     images = tmp_path / "images"
     (images / "sub").mkdir(parents=True)
     picture = Image.fromarray(grey)
     picture.save(images / "grey.png")
-    picture.convert("RGB").save(images / "rgb.png")
-    picture.convert("RGBA").save(images / "rgba.png")
-    picture.convert("P").save(images / "palette.png")
+    level = np.arange(256)
+    colours = np.stack([level, level**2 // 255, 255 - level], axis=-1).astype(np.uint8)
+    Image.fromarray(colours[grey]).save(images / "rgb.png")
+    Image.fromarray(np.dstack([colours[grey], grey])).save(images / "rgba.png")
+    palette = Image.fromarray(grey, "P")
+    palette.putpalette(colours.tobytes())
+    palette.save(images / "palette.png")
+    luma = colours @ np.array([0.299, 0.587, 0.114])
+    Image.fromarray(luma[grey].astype(np.float32)).save(images / "luma.tif")
     picture.save(images / "a.tif")
     picture.save(images / "b.bmp")
     picture.save(images / "sub" / "c.jpg")
@@ -31,11 +37,12 @@ def folder(tmp_path, phantoms):
 
 def test_folder_of_all_formats(folder, adapted, tmp_path):
     out = segmenter.segment(folder, tmp_path / "out", adapted, probability=True, overlay=True)
-    names = ["grey", "rgb", "rgba", "palette"]
-    reference = read_mask(out / "grey_vessels.png")
-    assert reference.shape == (64, 56)
-    for file in (*(f"{name}_vessels.png" for name in names), "a_vessels.tif", "b_vessels.bmp"):
+    reference, coloured = read_mask(out / "grey_vessels.png"), read_mask(out / "luma_vessels.tif")
+    assert reference.shape == (64, 56) and not np.array_equal(reference, coloured)
+    for file in ("a_vessels.tif", "b_vessels.bmp"):
         assert np.array_equal(read_mask(out / file), reference), file
+    for name in ("rgb", "rgba", "palette"):
+        assert np.array_equal(read_mask(out / f"{name}_vessels.png"), coloured), name
     assert read_mask(out / "sub" / "c_vessels.png").shape == reference.shape
     nifti = nibabel.load(out / "d_vessels.nii.gz")
     assert np.array_equal(np.asarray(nifti.dataobj).T > 0, reference)

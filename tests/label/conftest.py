@@ -6,7 +6,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from dataclasses import dataclass
@@ -21,12 +20,16 @@ from monai_vessel_uda.data.phantoms import write_phantoms
 from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.label import label_python
 
+from ..docs.commands import ROOT, block, environment, replaced
+
 collect_ignore = ["client_process.py", "offline"]
 """They run in other processes."""
 
 HERE = Path(__file__).parent
 MODEL = "vessel_segmentation"
 AFFINE = np.array([[-0.02, 0, 0, 5], [0, -0.03, 0, -7], [0, 0, 1, 0], [0, 0, 0, 1]])
+PORT = {"vessel-uda label": "exec vessel-uda label --port $PORT"}
+"""Exchanged in the page's commands: a port that is free, and no shell that waits for the server."""
 SIZE = (72, 96)
 """Width and height of all studies: not square, not a multiple of the patch size."""
 
@@ -139,13 +142,15 @@ def server(label_environment, fitted_bundle, drawn, tmp_path_factory):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     record, log = folder / "record.txt", folder / "server.log"
-    guarded = {**os.environ, "PYTHONPATH": str(HERE / "offline"), "OFFLINE_RECORD": str(record)}
+    start = replaced(block("deployment.md", "MONAI Label").text, {"make label": "make --dry-run label", **PORT})
+    variables = {"IMAGES": studies, "BUNDLE": fitted_bundle, "PORT": port}
     with log.open("w") as output:
         process = subprocess.Popen(
-            label_command(studies, fitted_bundle, port),
+            ["bash", "-euc", start],
+            cwd=ROOT,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=guarded,
+            env=environment(PYTHONPATH=HERE / "offline", OFFLINE_RECORD=record, **variables),
             start_new_session=True,
         )
     bundle = studies / "monai_label" / "model" / MODEL
@@ -167,12 +172,6 @@ def client(server, label_environment, tmp_path_factory):
     yield talking
     talking.process.stdin.close()
     talking.process.wait(30)
-
-
-def label_command(studies, bundle, port):
-    """The command as a user gives it."""
-    command = [sys.executable, "-m", "monai_vessel_uda.cli", "label", "--studies", studies, "--bundle", bundle]
-    return [str(part) for part in [*command, "--port", port]]
 
 
 def wait_for(condition, seconds):

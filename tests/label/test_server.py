@@ -6,17 +6,16 @@ import socket
 import subprocess
 import sys
 import urllib.error
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
 
-from monai_vessel_uda import segmenter
 from monai_vessel_uda.files import sha256
 
-from .conftest import AFFINE, MODEL, SIZE, label_command, wait_for
+from ..docs.commands import bash, block, replaced
+from .conftest import AFFINE, MODEL, PORT, SIZE, wait_for
 
 pytestmark = [pytest.mark.label, pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -38,7 +37,8 @@ def run_bundle(server, output):
     config = server.bundle / "configs" / "inference.json"
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", config, "--bundle_root", server.bundle]
     command += ["--dataset_dir", images, "--output_dir", output / "masks"]
-    subprocess.run([str(part) for part in command], check=True, capture_output=True, timeout=300)
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
     names = {name: name.split(".")[0] for name in IMAGES}
     return {stem: read_mask(output / "masks" / f"{stem}_vessels.png") > 0 for stem in names.values()}
 
@@ -161,9 +161,9 @@ def test_a_second_server_on_these_studies_is_refused(server):
         return {path: path.stat().st_mtime_ns for path in files if path not in (own, own / "uncertainty.json")}
 
     before = snapshot()
-    done = subprocess.run(
-        label_command(server.studies, server.original, server.port + 1), capture_output=True, text=True, timeout=120
-    )
+    start = replaced(block("monai_label.md", "Start").text, PORT)
+    variables = {"IMAGES": server.studies, "WORKSPACE": server.original, "PORT": server.port + 1}
+    done = bash(start, server.studies.parent, check=False, **variables)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert f"already runs on these studies ({server.url})" in done.stderr
@@ -215,27 +215,39 @@ def test_corrected_images_fine_tune_the_segmenter(server, client, tmp_path, by_b
     mask = read_mask(infer(client, "colour")) > 0
     np.testing.assert_array_equal(mask, run_bundle(server, tmp_path)["colour"])
     assert not np.array_equal(mask, by_bundle_run["colour"])
-    segmenter.segment(server.studies / "colour.png", tmp_path / "segmented", server.bundle.parent)
-    (segmented,) = (tmp_path / "segmented").glob("**/*.png")
+
+
+def test_the_fine_tuned_copy_is_used_as_the_page_says(server, client, phantoms, tmp_path):
+    mask = read_mask(infer(client, "colour")) > 0
+    (tmp_path / "new").mkdir()
+    shutil.copy2(server.studies / "colour.png", tmp_path / "new")
+    variables = {"IMAGES": server.studies, "LABELLED": phantoms["evaluation"], "NEW_IMAGES": tmp_path / "new"}
+    done = bash(block("monai_label.md", "Fine-tune").text, tmp_path, RESULTS=tmp_path, **variables)
+    assert "2 images, mean [95 % interval]\nDice %" in done.stdout
+    (segmented,) = (tmp_path / "masks").iterdir()
     assert dice(read_mask(segmented) > 0, mask) > 0.95
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="no curl")
-def test_the_commands_of_the_page(server, client, tmp_path):
+def test_the_page_s_commands_for_any_program(server, client, tmp_path):
     """Over the third label, so that one is kept for validation, as MONAI Label has it by default."""
-    page = (Path(__file__).parents[2] / "docs" / "monai_label.md").read_text()
-    commands = [line for line in page.splitlines() if line.startswith("curl ")]
-    assert len(commands) == 5
-    weights = sha256(server.bundle / "models" / "model.pt")
-    for command in commands:
-        command = command.replace("http://127.0.0.1:8000", server.url).replace("ID", "photo")
-        command = command.replace('"max_epochs": 50', '"max_epochs": 1')
-        subprocess.run(command.replace("curl", "curl --fail", 1), shell=True, check=True, cwd=tmp_path, timeout=60)
+    commands = replaced(block("monai_label.md", "Connect (2)").text, shorter(server))
+    (tmp_path / ".curlrc").write_text("fail\n")  # where the server refuses
+    bash(commands, tmp_path, ID="photo", CURL_HOME=tmp_path)
     assert set(np.unique(read_mask(tmp_path / "mask.png"))) == {0, 1}
     assert "final" in labels_of(client, "photo")
     details = finished_training(client)
-    assert "val_mean_dice" in details, details
-    assert sha256(server.bundle / "models" / "model.pt") != weights
+    assert "Epoch: 1/1" in details and "val_mean_dice" in details, details
+
+
+def test_the_page_s_python_client(server, client, label_environment, tmp_path):
+    commands = replaced(block("monai_label.md", "Connect").text, {**shorter(server), "/tmp/masks": tmp_path})
+    before = final_labels(client)
+    done = subprocess.run([label_environment, "-c", commands], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    (labelled,) = final_labels(client) - before
+    assert labelled.startswith(tuple(server.truth))
+    assert "Epoch: 1/1" in finished_training(client)
 
 
 def test_nothing_left_this_machine(server):
@@ -245,5 +257,14 @@ def test_nothing_left_this_machine(server):
     assert [line for line in lines if not line.endswith(" guarded")] == []
 
 
+def shorter(server):
+    """What is exchanged in the page's calls: this server's address, and one epoch."""
+    return {"http://127.0.0.1:8000": server.url, '"max_epochs": 50': '"max_epochs": 1'}
+
+
 def labels_of(client, image):
     return client.datastore()["objects"][image]["labels"]
+
+
+def final_labels(client):
+    return {image for image in client.datastore()["objects"] if "final" in labels_of(client, image)}
