@@ -14,6 +14,7 @@ from ..data.patches import PatchDataset
 from ..diffusion import NoiseSchedule, generate, generation_pairs, stack_inputs, timestep_grid
 from ..diffusion.ddim import seeded_noise
 from ..errors import InputError
+from ..files import load_json
 from ..methods.latent_mining import LatentMining
 from ..preview import save_contact_sheet
 from ..seeding import stable_seed
@@ -37,14 +38,15 @@ class MaskToImageInferer(Inferer):
             inputs: the masks.
             network: generator with stacked inputs, eager or TorchScript.
             args: not used.
-            kwargs: ``numbers``, on which the noise of each image depends.
+            kwargs: ``numbers``, on which the noise of each image depends, and ``brightness`` of each image, which
+                matters below the noisiest timesteps.
         """
         steps = self.mining.schedule.num_train_timesteps
 
         def eps(x_t: Tensor, timesteps: Tensor, mask: Tensor) -> Tensor:
             return network(stack_inputs(x_t, timesteps, mask, steps))
 
-        return self.mining.from_noise(eps, inputs, kwargs["numbers"])  # type: ignore[arg-type]
+        return self.mining.from_noise(eps, inputs, kwargs["numbers"], kwargs.get("brightness"))  # type: ignore[arg-type]
 
 
 class PrepareMasks:
@@ -53,9 +55,17 @@ class PrepareMasks:
     def __call__(
         self, batch: Mapping[str, Any], device: torch.device, non_blocking: bool = False, **kwargs: Any
     ) -> tuple[Tensor, None, tuple[()], dict[str, Any]]:
-        """Return (masks, no target, no further arguments, the patches' numbers)."""
+        """Return (masks, no target, no further arguments, the patches' numbers and brightness)."""
         mask = batch["label"].float() if "label" in batch else torch.zeros_like(batch["image"])
-        return mask.to(device, non_blocking=non_blocking), None, (), {"numbers": batch["number"].tolist()}
+        return (
+            mask.to(device, non_blocking=non_blocking),
+            None,
+            (),
+            {
+                "numbers": batch["number"].tolist(),
+                "brightness": batch["image"].flatten(1).mean(1),
+            },
+        )
 
 
 class NumberedPatches(Dataset):
@@ -83,6 +93,21 @@ class NumberedPatches(Dataset):
         return {**self.patches[index], "number": torch.tensor(index)}
 
 
+def check_timesteps(weights: str | Path, timesteps: int | None) -> None:
+    """Refuse to draw from timesteps that a generator was not trained on, as its description says.
+
+    Raises:
+        InputError: more timesteps than it learnt.
+    """
+    described = Path(weights).with_suffix(".json")
+    learnt = load_json(described).get("trained_timesteps") if described.exists() else None
+    if learnt is not None and (timesteps is None or timesteps > learnt):
+        raise InputError(
+            f"{weights}: this generator learnt the {learnt} least noisy timesteps; set generation_timesteps to at "
+            "most that, or train it on all"
+        )
+
+
 def save_samples(
     generator: nn.Module,
     schedule: NoiseSchedule,
@@ -93,12 +118,13 @@ def save_samples(
     steps: int,
     seed: int,
     timesteps: int | None = None,
+    from_flat: bool = True,
     device: torch.device | str = "cpu",
 ) -> Path:
     """Picture of what a generator has learnt: real patch, its mask (if any), an image generated under that mask.
 
-    The generated image starts from the real patch at the noisiest timestep that the generator was trained on; at the
-    schedule's last one that is pure noise.
+    The generated image starts at the noisiest timestep that the generator was trained on; at the schedule's last one
+    that is pure noise.
 
     Args:
         generator: network of the noise prediction (EMA weights).
@@ -109,6 +135,8 @@ def save_samples(
         steps: of DDIM.
         seed: of the noise.
         timesteps: how many timesteps the generator was trained on, from the least noisy on; all by default.
+        from_flat: noise a flat image of the real patch's brightness, as the rounds do; else the patch itself, as where
+            a generator only inverts.
         device: where to compute.
     """
     real = [patches[i] for i in range(count)]
@@ -116,7 +144,8 @@ def save_samples(
     masks = torch.stack([patch["label"] for patch in real]) if "label" in real[0] else torch.zeros_like(images)
     highest = timesteps or schedule.num_train_timesteps
     noise = seeded_noise(images, [torch.Generator().manual_seed(stable_seed(seed, "start", i)) for i in range(count)])
-    start = schedule.add_noise(images, noise, torch.full((count,), highest - 1)).to(device)
+    clean = images.mean(dim=tuple(range(1, images.ndim)), keepdim=True).expand_as(images) if from_flat else images
+    start = schedule.add_noise(clean, noise, torch.full((count,), highest - 1)).to(device)
     eps = partial(generator.to(device).eval(), mask=masks.to(device))
     pairs = generation_pairs(timestep_grid(highest, min(steps, highest)))
     return save_contact_sheet([images, masks, generate(eps, start, schedule, pairs, clamp=True)], path, rows=count)

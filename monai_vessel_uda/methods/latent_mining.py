@@ -58,13 +58,19 @@ class IntensityRange:
 
     mean: tuple[float, float]
     deviation: tuple[float, float]
+    means: tuple[float, ...] = (0.0,)
 
     @classmethod
     def of(cls, patches: Tensor) -> "IntensityRange":
         r"""Measure real patches of shape (patch, 1, \*spatial)."""
         levels = torch.tensor([0.01, 0.99])
-        mean, deviation = (f(patches.flatten(1), dim=1).quantile(levels).tolist() for f in (torch.mean, torch.std))
-        return cls(tuple(mean), tuple(deviation))
+        means, deviations = patches.flatten(1).mean(1), patches.flatten(1).std(1)
+        mean, deviation = (values.quantile(levels).tolist() for values in (means, deviations))
+        return cls(tuple(mean), tuple(deviation), tuple(means.tolist()))
+
+    def brightness(self, numbers: Sequence[int]) -> Tensor:
+        """Mean of a real patch for each number, shape (number,); the same one for the same number."""
+        return torch.tensor([self.means[stable_seed("brightness", n) % len(self.means)] for n in numbers])
 
     @classmethod
     def of_dataset(cls, patches: PatchDataset, count: int) -> "IntensityRange":
@@ -112,7 +118,10 @@ class LatentMining:
             their values is clipped.
         decoder: ``ddim`` (eq. 4), ``dpm-solver`` (DPM-Solver++(2M), which needs fewer steps) or ``ancestral`` (eq. 2).
         decoding_steps: steps from the latent down to the clean image; t0 by default.
-        generation_steps: steps from pure noise to the clean image, for rounds that start from noise.
+        generation_steps: steps from noise to the clean image, for rounds that start from noise.
+        generation_timesteps: timesteps from which these go down; all by default, from pure noise. At the noisiest ones
+            a small generator turns every image to the same brightness; below them the start is a flat image of a real
+            patch's brightness, noised.
         decoding_spacing: of both.
         seed: of ancestral noise and of pure noise.
 
@@ -130,6 +139,7 @@ class LatentMining:
     decoder: Decoder = "ddim"
     decoding_steps: int | None = None
     generation_steps: int = 50
+    generation_timesteps: int | None = None
     decoding_spacing: Spacing = "trailing"
     seed: int = 0
 
@@ -138,6 +148,12 @@ class LatentMining:
             raise InputError(f"t0: expected 1 to steps - 1 = {self.steps - 1}, got {self.t0}")
         if self.decoder not in get_args(Decoder):
             raise InputError(f"decoder: expected one of {', '.join(get_args(Decoder))}, got {self.decoder!r}")
+        lowest, highest = self._grid()[self.t0] + 1, self.schedule.num_train_timesteps
+        if self.generation_timesteps is not None and not lowest <= self.generation_timesteps <= highest:
+            raise InputError(
+                f"generation_timesteps: expected {lowest} (where latents lie) to {highest}, "
+                f"got {self.generation_timesteps}"
+            )
 
     def latents(self, eps_a: nn.Module, x_a: Tensor, y_a: Tensor) -> Tensor:
         r"""x^A_{t0}: t0 steps of eq. 6 under the mask, shapes (batch, 1, \*spatial)."""
@@ -158,15 +174,28 @@ class LatentMining:
         pairs = generation_pairs(timestep_grid(start, self.decoding_steps or self.t0, self.decoding_spacing))
         return self._sample(eps_b, latents, mask, pairs, numbers, clamp=False)
 
-    def from_noise(self, eps_b: nn.Module, mask: Tensor, numbers: Sequence[int]) -> Tensor:
-        """Target images for masks, from pure noise that depends on the patches' numbers alone.
+    def from_noise(
+        self, eps_b: nn.Module, mask: Tensor, numbers: Sequence[int], brightness: Tensor | None = None
+    ) -> Tensor:
+        """Target images for masks, from noise that depends on the patches' numbers alone.
 
         The implied clean image is clamped: at the noisiest timesteps eq. 5 divides by nearly zero, and an error of the
         noise prediction would grow a hundredfold.
+
+        Args:
+            eps_b: target generator.
+            mask: the source masks.
+            numbers: the patches' numbers.
+            brightness: of the flat images that are noised, shape (batch,); 0 by default. It is without effect where
+                the noise is pure.
         """
-        grid = timestep_grid(self.schedule.num_train_timesteps, self.generation_steps, self.decoding_spacing)
+        timesteps = self.generation_timesteps or self.schedule.num_train_timesteps
         noise = seeded_noise(mask, [_generator(self.seed, "start", number) for number in numbers])
-        return self._sample(eps_b, noise, mask, generation_pairs(grid), numbers, clamp=True)
+        level = torch.zeros(len(mask)) if brightness is None else brightness
+        flat = level.to(mask).view(-1, *[1] * (mask.ndim - 1)).expand_as(mask)
+        start = self.schedule.add_noise(flat, noise, torch.full((len(mask),), timesteps - 1))
+        grid = timestep_grid(timesteps, self.generation_steps, self.decoding_spacing)
+        return self._sample(eps_b, start, mask, generation_pairs(grid), numbers, clamp=True)
 
     def _sample(
         self,

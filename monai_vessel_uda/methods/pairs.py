@@ -132,7 +132,7 @@ def regenerate_pairs(
             latents = mined_shard["latent"][: len(numbers)].to(device)
             image = mining.decode(eps_b, latents, mask, [DRAWS_FROM_LATENTS + draw for draw in draws])
         else:
-            image = mining.from_noise(eps_b, mask, draws)
+            image = mining.from_noise(eps_b, mask, draws, intensity.brightness(draws))
         image, corrected = intensity.correct(image)
         return {"label": mask.byte(), "image": image, "corrected": corrected}
 

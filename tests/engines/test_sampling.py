@@ -6,8 +6,15 @@ import torch
 from monai_vessel_uda.data.images import read_image
 from monai_vessel_uda.data.patches import PatchDataset, RandSymmetryd
 from monai_vessel_uda.diffusion import MaskConditionedUNet, NoiseSchedule, StackedInputUNet
-from monai_vessel_uda.engines.sampling import MaskToImageInferer, NumberedPatches, PrepareMasks, save_samples
+from monai_vessel_uda.engines.sampling import (
+    MaskToImageInferer,
+    NumberedPatches,
+    PrepareMasks,
+    check_timesteps,
+    save_samples,
+)
 from monai_vessel_uda.errors import InputError
+from monai_vessel_uda.files import save_json
 from monai_vessel_uda.methods.latent_mining import LatentMining
 
 OPTIONS = {"channels": (8, 16), "attention_levels": (False, True), "num_head_channels": 8, "norm_num_groups": 4}
@@ -31,7 +38,8 @@ def test_draws_what_the_sampler_draws():
 def test_masks_or_none():
     batch = {"image": torch.rand(2, 1, 8, 8), "number": torch.tensor([3, 4])}
     masks, target, arguments, options = PrepareMasks()(batch, torch.device("cpu"))
-    assert (float(masks.abs().max()), target, arguments, options) == (0.0, None, (), {"numbers": [3, 4]})
+    assert (float(masks.abs().max()), target, arguments, options["numbers"]) == (0.0, None, (), [3, 4])
+    assert torch.allclose(options["brightness"], batch["image"].mean(dim=(1, 2, 3)))
     masks, *_ = PrepareMasks()({**batch, "label": torch.ones(2, 1, 8, 8)}, torch.device("cpu"))
     assert float(masks.min()) == 1.0
 
@@ -50,3 +58,33 @@ def test_samples_picture(tmp_path):
     generator = MaskConditionedUNet(**OPTIONS)
     path = save_samples(generator, NoiseSchedule(), patches, tmp_path / "s.png", count=3, steps=3, seed=0)
     assert read_image(path).array.shape == (3 * 16 + 4 * 2, 3 * 16 + 4 * 2)
+
+
+@pytest.mark.parametrize("from_flat", [True, False])
+def test_samples_start_where_the_generator_was_trained(tmp_path, from_flat):
+    asked = []
+
+    class Silent(torch.nn.Module):
+        def forward(self, x_t, timesteps, mask=None):
+            asked.append((int(timesteps[0]), x_t))
+            return torch.zeros_like(x_t)
+
+    images = [{"image": torch.linspace(-1, 1, 256).view(1, 16, 16)}]
+    patches = PatchDataset(images, RandSymmetryd(["image"]), 0)
+    options = {"count": 1, "steps": 3, "seed": 0, "timesteps": 30, "from_flat": from_flat}
+    save_samples(Silent(), NoiseSchedule(), patches, tmp_path / "s.png", **options)
+    assert [t for t, _ in asked] == [29, 19, 9]
+    structure = torch.corrcoef(torch.stack([asked[0][1].flatten(), patches[0]["image"].flatten()]))[0, 1]
+    assert abs(float(structure)) < 0.2 if from_flat else float(structure) > 0.9
+
+
+def test_timesteps_that_were_not_learnt_are_refused(tmp_path):
+    weights = tmp_path / "weights.pt"
+    check_timesteps(weights, None)
+    save_json({"trained_timesteps": None}, tmp_path / "weights.json")
+    check_timesteps(weights, None)
+    save_json({"trained_timesteps": 600}, tmp_path / "weights.json")
+    check_timesteps(weights, 600)
+    for asked in (None, 601):
+        with pytest.raises(InputError, match="learnt the 600 least noisy"):
+            check_timesteps(weights, asked)

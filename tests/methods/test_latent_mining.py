@@ -78,3 +78,29 @@ def test_eight_bit_latents_are_clipped_to_256_levels(batch):
 def test_unknown_decoder_is_refused():
     with pytest.raises(InputError, match="decoder: expected one of ddim, dpm-solver, ancestral, got 'euler'"):
         LatentMining(SCHEDULE, decoder="euler")
+
+
+def test_images_from_below_the_noisiest_timesteps_keep_the_brightness_asked_for():
+    masks, level = torch.zeros(4, 1, 16, 16), torch.tensor([-0.8, -0.4, 0.0, 0.4])
+    # a generator that knows every brightness: the exact denoiser of a wide distribution
+    eps = GaussianGenerator(0.0, deviation=1.0)
+    drawn = LatentMining(SCHEDULE, generation_timesteps=400).from_noise(eps, masks, range(4), level)
+    noise = LatentMining(SCHEDULE, generation_timesteps=400).from_noise(eps, masks, range(4))
+    raised = (drawn - noise).mean(dim=(1, 2, 3))
+    assert torch.all(raised.diff() > 0.1)
+    assert abs(float(raised[2])) < 1e-6
+
+
+@pytest.mark.parametrize("timesteps", [0, 299, 1001])
+def test_generation_starts_at_or_above_the_latents(timesteps):
+    with pytest.raises(InputError, match="generation_timesteps: expected 300"):
+        LatentMining(SCHEDULE, steps=50, t0=15, generation_timesteps=timesteps)
+
+
+def test_brightness_of_a_number_is_a_real_patchs_and_always_the_same():
+    patches = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    intensity = IntensityRange.of(patches)
+    drawn = intensity.brightness(range(100))
+    assert torch.equal(drawn, intensity.brightness(range(100)))
+    assert set(drawn.tolist()) <= set(patches.mean(dim=(1, 2, 3)).tolist())
+    assert len(set(drawn.tolist())) > 10
