@@ -18,7 +18,7 @@ venv: .venv/.installed
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	nvidia-smi >/dev/null 2>&1 || $(BIN)/python -m pip install --retries 2 --no-deps \
 		--extra-index-url $(TORCH_INDEX_URL) -c constraints.txt torch
-	$(BIN)/python -m pip install -c constraints.txt -e '.[test,dev,generative,onnx]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[test,dev,generative,onnx,benchmark]'
 	@touch $@
 
 label: .venv-label/.installed

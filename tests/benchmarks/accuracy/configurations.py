@@ -1,0 +1,80 @@
+"""What the accuracy benchmark compares: the default, and one factor at a time against it.
+
+``settings`` are overrides of the bundle configs, ``preparing`` options of ``pipeline.prepare``. A configuration that
+leaves a stage's settings alone takes that stage from the default of the same seed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One way to adapt.
+
+    Args:
+        factor: what is varied; the page has one table for each.
+        settings: overrides of the bundle configs.
+        preparing: options of ``pipeline.prepare``.
+        scale_factor: the source's scales as multiples of the default's estimates.
+    """
+
+    factor: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    preparing: Mapping[str, Any] = field(default_factory=dict)
+    scale_factor: float | None = None
+
+
+def _table() -> dict[str, Configuration]:
+    table = {"default": Configuration("default")}
+
+    def add(factor: str, name: str, settings: Mapping[str, Any] | None = None, **preparing: Any) -> None:
+        table[name] = Configuration(factor, settings or {}, preparing)
+
+    add("preprocessing", "polarity-off", target_polarity="bright", source_polarity="bright")
+    add("preprocessing", "flatten-off", flatten=False)
+    add("preprocessing", "match-off", match=False)
+    add("preprocessing", "calibre-off", source_scale="nominal")
+    add("preprocessing", "calibre-vesselness", source_scale="vesselness")
+    for factor in (0.7, 0.85, 1.2, 1.4):
+        table[f"calibre-{factor}"] = Configuration("scale as a multiple of the estimate", scale_factor=factor)
+    add("preprocessing", "grey-green", grey={"source": "green", "target": "auto"})
+    add("preprocessing", "grey-luma", grey={"source": "luma", "target": "auto"})
+
+    add("paper or release", "inversion-clamped", {"clamp": True})
+    add("paper or release", "latents-8-bit", {"eight_bit_latents": True})
+    add("paper or release", "decoding-ancestral", {"decoder": "ancestral", "decoding_steps": 300})
+    add("paper or release", "vessel-weight-in-rounds-only", {"vessel_weight": 0.0})
+    add("paper or release", "vessel-weight-nowhere", {"vessel_weight": 0.0, "round_vessel_weight": 0.0})
+    add("paper or release", "rounds-reinitialised", {"reinitialise": True})
+
+    for t0 in (5, 8, 10, 20, 25, 30):
+        add("t0 of 50", f"t0-{t0}", {"t0": t0})
+
+    for start in ("latents", "noise"):
+        add("rounds", f"rounds-from-{start}", {"round_start": start})
+    add("rounds", "six-rounds", {"rounds": 6})
+    for pairs in (128, 256, 1024):
+        add("rounds", f"pairs-{pairs}", {"pairs": pairs})
+
+    add("pseudo-masks", "threshold-half", {"pseudo_mask_threshold": 0.5})
+    add("pseudo-masks", "soft", {"pseudo_mask_threshold": None})
+
+    add("segmenter", "augmentation-off", {"augmentation_probability": 0.0})
+
+    spacing = {"ddim": "trailing", "dpm-solver": "quadratic"}
+    for decoder, decoding, generation in (
+        ("ddim", 15, 50),
+        ("ddim", 15, 25),
+        ("ddim", 5, 10),
+        ("dpm-solver", 5, 10),
+        ("dpm-solver", 3, 6),
+    ):
+        settings = {"decoder": decoder, "decoding_steps": decoding, "generation_steps": generation}
+        settings["decoding_spacing"] = spacing[decoder]
+        add("sampling", f"{decoder}-{decoding}-{generation}", settings)
+    return table
+
+
+CONFIGURATIONS = _table()

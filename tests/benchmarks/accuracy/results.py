@@ -1,0 +1,36 @@
+"""The results file: one row for each segmenter of each run."""
+
+import csv
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+SCORES = ("dice", "dice_at_half", "roc_auc", "pr_auc", "cldice", "ahd_px", "hd95_px")
+KEY = ("configuration", "seed", "split", "preset", "segmenter")
+COLUMNS = (
+    *KEY,
+    "exported",
+    *(f"{score}{end}" for score in SCORES for end in ("", "_low", "_high")),
+    "boundary_contrast",
+    "seconds",
+    "threads",
+)
+
+
+def read(results: Path) -> list[dict[str, str]]:
+    """Rows of a results file."""
+    with results.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def append(results: Path, found: Iterable[Mapping[str, Any]]) -> None:
+    """Add rows to the results, all or none of them."""
+    before = read(results) if results.exists() else []
+    results.parent.mkdir(parents=True, exist_ok=True)
+    temporary = results.with_suffix(".new")
+    with temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
+        writer.writeheader()
+        for row in [*before, *found]:
+            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+    temporary.replace(results)
