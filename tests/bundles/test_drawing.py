@@ -39,7 +39,7 @@ def test_draws_pairs(adapted, tmp_path, weights):
 
 @pytest.mark.slow
 def test_the_command_of_the_page(workspace, tmp_path):
-    """As it is written but for the number of images, preset included; the generator is of that size, with random weights."""
+    """As it is written but for the number of images; the generator has the size of the preset, and random weights."""
     from monai.bundle import ConfigParser
 
     parser = ConfigParser()
