@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.samples WORKSPACE [--preset small] [--patches 64] [--output FOLDER]
 
-For the workspace's pre-trained target generator, without masks. Prints a table and, with --output, draws a contact sheet:
-real patches, then the same noise by each way of ``SHOWN``. Nothing here is read by the package.
+For the workspace's pre-trained target generator, without masks. Prints a table and, with --output, draws a contact
+sheet: real patches, then the same noise by each way of ``SHOWN``. Nothing here is read by the package.
 """
 
 import argparse
