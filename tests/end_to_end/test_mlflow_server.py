@@ -13,6 +13,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import torch
 from mlflow.tracking import MlflowClient
 from monai.bundle import ConfigParser
 
@@ -101,7 +102,9 @@ def tracked(server, prepared, phantoms, tmp_path_factory):
     pairs = [part for name, value in SETTINGS.items() for part in ("--set", f"{name}={json.dumps(value)}")]
     tiny = shlex.join(["--preset", "demo", "--no-baselines", "--device", "cpu", *pairs])
     commands = replaced(USE, {"5000": server.port, "adapt $WORKSPACE": f"adapt $WORKSPACE {tiny}"})
-    bash(commands, folder, WORKSPACE=workspace, IMAGES=phantoms["evaluation"] / "images", RESULTS=results)
+    # as many threads as here, or the same adaptation ends with other bits
+    variables = {"WORKSPACE": workspace, "IMAGES": phantoms["evaluation"] / "images", "RESULTS": results}
+    bash(commands, folder, OMP_NUM_THREADS=torch.get_num_threads(), **variables)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", server.uri)
         pipeline.adapt(workspace, "demo", SETTINGS, baselines=False, device="cpu", registered_model="clinic")
