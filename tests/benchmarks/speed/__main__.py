@@ -10,6 +10,7 @@ is given; ``--report`` only renders the page from the results that are there. Ne
 import argparse
 import logging
 import time
+import traceback
 import warnings
 from importlib import import_module
 from pathlib import Path
@@ -37,12 +38,20 @@ def main() -> None:
     chosen = parser.parse_args()
     options = Options(chosen.device, chosen.threads, chosen.preset, chosen.repeats, not chosen.no_compile)
     torch.set_num_threads(chosen.threads)
-    logging.getLogger("monai_vessel_uda").setLevel(logging.WARNING)
+    for name in ("monai_vessel_uda", "monai.bundle.workflows", "monai.bundle.scripts", "torch.onnx"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     chosen.output.mkdir(parents=True, exist_ok=True)
+    failed = []
     for section in [] if chosen.report else chosen.sections:
-        run_section(section, options, chosen.output, chosen.again)
+        try:
+            run_section(section, options, chosen.output, chosen.again)
+        except Exception:  # the sections after it may take long and need not wait for a repair
+            traceback.print_exc()
+            failed.append(section)
     write_report(chosen.output)
+    if failed:
+        parser.exit(1, f"failed: {', '.join(failed)}\n")
 
 
 def run_section(section: str, options: Options, output: Path, again: bool = False) -> None:

@@ -33,8 +33,8 @@ def run(options: Options) -> list[Row]:
         for name, parser in trainings(workspace, options).items():
             dataset = parser.get_parsed_content("train#dataset")
             rows += throughput_rows(name, parser.get_parsed_content("train#trainer").data_loader)
-            rows += step_rows(name, parser, options)
             rows += transform_rows(name, dataset)
+            rows += step_rows(name, parser, options)
     return rows
 
 
@@ -115,7 +115,7 @@ def step_rows(name: str, parser: Any, options: Options) -> list[Row]:
     batch = trainer.data_loader.resident
     preparing = interleaved({"": lambda: trainer.prepare_batch(batch, torch.device(options.device))}, 5, options.device)
     each = 1e6 * median(preparing[""]) / len(batch["image"])
-    rows.append(Row(SECTION, name, "prepare_batch of the trainer", "time of a patch", each, "us"))
+    rows.append(Row(SECTION, name, "then prepare_batch of the trainer", "time of a patch", each, "us"))
     network = parser.get_parsed_content("network")
     rows.append(Row(SECTION, name, "network", "layout in training", layout(network)))
     return rows

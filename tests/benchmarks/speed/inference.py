@@ -30,6 +30,7 @@ from .stages import phantom_workspace
 SECTION = "inference"
 SIDES = (304, 1024, 4096)
 FILES_AT_ONCE = 4
+PHASE = "peak of the phase, for a pixel"
 MOST_PIXELS_OF_VARIANTS = 1024**2
 """Above this, only eager PyTorch is measured, once, together with its memory."""
 
@@ -150,8 +151,9 @@ def memory_rows(case: str, bundle: Path, folder: Path, options: Options) -> list
         paths.append(folder / f"{side}.png")
         Image.fromarray(picture(side)).save(paths[-1])
     text = run_child("peak_memory", bundle, options.device, *paths, threads=options.threads)
-    first, *_ = found = json.loads(text.splitlines()[-1])
-    rows = []
+    result = json.loads(text.splitlines()[-1])
+    first, *_ = found = result["files"]
+    rows = [Row(SECTION, case, name, PHASE, peak / SIDES[-1] ** 2, "bytes") for name, peak in result["phases"].items()]
     for side, measured in zip(SIDES, found, strict=True):
         name, pixels = f"{side} x {side}", side**2
         rows.append(Row(SECTION, case, name, "read to written, seconds", measured["seconds"], "s"))

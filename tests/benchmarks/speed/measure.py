@@ -133,8 +133,8 @@ def conditions(section: str, options: Options, seconds: float, load: tuple[float
         "date": (date.today().isoformat(), ""),
         "command": (command(), ""),
         "duration": (round(seconds), "s"),
-        "load before": (load[0], "running processes in the minute before"),
-        "load after": (load[1], f"running processes in the last minute, {options.threads} of them this one's threads"),
+        "load before": (load[0], ""),
+        "load after": (load[1], ""),
     }
     return [Row(section, CONDITIONS, "", name, value, unit) for name, (value, unit) in facts.items()]
 
@@ -155,7 +155,7 @@ def processor() -> str:
 
 
 def load_average() -> float:
-    """Running processes, averaged over the last minute; more than our own threads means a shared machine."""
+    """Running threads of the whole machine, averaged over the last minute."""
     return round(os.getloadavg()[0], 2)
 
 
@@ -194,7 +194,9 @@ def write_rows(rows: Iterable[Row], path: Path) -> None:
 
 
 def _short(value: Any) -> Any:
-    return f"{value:.6g}" if isinstance(value, float) else value
+    if not isinstance(value, float):
+        return value
+    return int(value) if value.is_integer() else f"{value:.6g}"
 
 
 def _number(key: str, text: str) -> Any:

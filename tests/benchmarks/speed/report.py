@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from .inference import PHASE
 from .measure import CONDITIONS, Row, read_rows
 
 HEAD = """# Speed and memory
@@ -11,7 +12,8 @@ HEAD = """# Speed and memory
 Written by `python -m tests.benchmarks.speed` (extras `test`, `onnx`, `benchmark`) from `speed_cpu.csv` and, where it
 was run, `speed_cuda.csv`; `--report` renders it again. Variants of one table were measured in turn (A, B, A, B, …) in
 one process. A figure is the median; in brackets are the quartiles, for a ratio those of the ratios of measurements made
-one after the other. Networks have untrained weights: speed does not depend on them.
+one after the other. Networks have untrained weights: speed does not depend on them. Load: running threads of the whole
+machine, averaged over a minute; after a section, more than its own threads means that it was not alone.
 """
 Columns = Mapping[str, tuple[str, float]]
 """Metric: heading of its column, and what its values are multiplied with."""
@@ -158,12 +160,15 @@ def sampling(rows: Sequence[Row]) -> str:
         "pair, seconds": ("ms for a pair", 1000.0),
         "evaluation, seconds": ("ms for an evaluation", 1000.0),
         "times fewer than published": ("times fewer than published", 1.0),
+        "hours": ("hours", 1.0),
     }
     lines = []
     for row in rows:
         if row.metric == "times fewer than published" and row.variant.startswith("as preset"):
             lines.append(reached(f"{row.case}, {row.variant}: times fewer evaluations", row, 19))
-    text = "Seconds of the published procedure are its evaluations times the median seconds of one here.\n"
+    text = (
+        "Extrapolated from the median seconds of an evaluation here: the published procedure's pairs, and all hours.\n"
+    )
     return "".join(lines) + "\n" + text + "\n" + by_case(rows, lambda own: pivot(own, columns))
 
 
@@ -207,10 +212,16 @@ def inference(rows: Sequence[Row]) -> str:
     }
 
     def render(own: Sequence[Row]) -> str:
-        tables = (pivot(own, in_memory, "in memory"), pivot(own, files, "files"), pivot(own, sizes, "file of"))
+        tables = [pivot(own, in_memory, "in memory"), pivot(own, files, "files"), pivot(own, sizes, "file of")]
+        if any(row.metric == PHASE for row in own):
+            tables.append(pivot(own, {PHASE: ("peak, bytes for a pixel", 1.0)}, "phase"))
         return "\n".join(tables)
 
-    return "".join(lines) + "\n" + by_case(rows, render)
+    text = (
+        "Phases: the peak of each part of the largest file's way, above what the process held before the file, in\n"
+        "bytes for a pixel; the float32 image takes 4, its logits 8.\n"
+    )
+    return "".join(lines) + "\n" + text + "\n" + by_case(rows, render)
 
 
 def growth(rows: Sequence[Row]) -> str:

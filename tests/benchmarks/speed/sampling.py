@@ -1,6 +1,7 @@
 """What a synthetic pair costs: network evaluations, counted, and seconds, measured or extrapolated from them."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ SECTION = "sampling"
 PUBLISHED_PAIRS, PUBLISHED_ROUNDS = 2048, 6
 INVERSION, ANCESTRAL_DECODING, ANCESTRAL_GENERATION = 15, 300, 1000
 """Evaluations of the published procedure for one pair: mined with the first two, generated in a round with the last."""
+EVALUATION = "one evaluation, of all these"
 REPEATS = 3
 
 
@@ -42,8 +44,16 @@ def adaptation(pairs: int, rounds: int, mined: int, generated: int) -> int:
 
 
 def run(options: Options) -> list[Row]:
-    """Rows of single pairs, then of whole adaptations."""
-    return [*pair_rows(options), *adaptation_rows(options)]
+    """Rows of whole adaptations and of single pairs."""
+    counted = adaptation_rows(options)
+    pairs = pair_rows(options)
+    seconds = next(float(row.value) for row in pairs if row.variant == EVALUATION)
+    hours = [
+        replace(row, metric="hours", value=float(row.value) * seconds / 3600, unit="h", note="extrapolated")
+        for row in counted
+        if row.metric == "evaluations"
+    ]
+    return [*pairs, *counted, *hours]
 
 
 def pair_rows(options: Options) -> list[Row]:
@@ -66,7 +76,7 @@ def pair_rows(options: Options) -> list[Row]:
     rows = [Row(SECTION, case, name, "evaluations", count) for name, count in counts.items()]
     rows += timed_rows(SECTION, case, "pair", each)
     low, middle, high = quartiles([s / counts[name] for name, values in each.items() for s in values])
-    rows.append(Row(SECTION, case, "any", "evaluation, seconds", middle, "s", low, high))
+    rows.append(Row(SECTION, case, EVALUATION, "evaluation, seconds", middle, "s", low, high))
     for name, count in {
         "published: inversion + 300 ancestral": INVERSION + ANCESTRAL_DECODING,
         "published: 1000 ancestral": ANCESTRAL_GENERATION,

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -63,7 +64,8 @@ def run(options: Options) -> list[Row]:
         found = variants(definition, options, shipped, compiled=options.compiled and is_preset)
         rows += sizes(case, definition, found, batch, options)
         for what, make in (("noise prediction", NoisePrediction), ("training step", TrainingStep)):
-            functions, failed = prepared(found, partial(make, batch=batch, device=options.device), options.device)
+            asked = trained_and_sampled(found) if make is NoisePrediction else found
+            functions, failed = prepared(asked, partial(make, batch=batch, device=options.device), options.device)
             rows += [Row(SECTION, case, variant, what, "skipped", note=why) for variant, why in failed.items()]
             rows += [Row(SECTION, case, v, f"{what}, compiling", s, "s") for v, (_, s) in functions.items() if s]
             calls = {variant: function for variant, (function, _) in functions.items()}
@@ -81,7 +83,7 @@ def variants(
     other = {**definition, "space_to_depth": 1 if folded else 2}
     last, every = {"channels_last": True}, {"channels_last": True, "attention": True, "fused": True}
     theirs: list[Flags] = [{}, last]
-    own: list[Flags] = [{}, last, {**last, "attention": True}, {**last, "fused": True}, *shipped.values()]
+    own: list[Flags] = [{}, last, {**last, "attention": True}, {**last, "fused": True}, every, *shipped.values()]
     if gpu:
         theirs += [{"tf32": True}, {**last, "bfloat16": True, "fused": True}]
         own += [{"tf32": True}, {**every, "bfloat16": True}]
@@ -125,6 +127,12 @@ def found_in(network: Any) -> dict[str, bool]:
         "channels_last": layout(network) == "channels_last",
         "attention": any(block.use_flash_attention for block in blocks),
     }
+
+
+def trained_and_sampled(found: Mapping[str, Variant]) -> dict[str, Variant]:
+    """Without those that differ from another in the optimiser alone."""
+    without = {replace(variant, fused=False) for variant in found.values() if not variant.fused}
+    return {n: v for n, v in found.items() if not v.fused or replace(v, fused=False) not in without}
 
 
 def prepared(
