@@ -25,17 +25,7 @@ from monai_vessel_uda.settings import device_override, resolve_settings
 
 from .conftest import TINY
 from .docs.commands import bash, block, replaced
-from .parity.library import generative_unet
-
-NETWORK = {
-    "channels": (8, 16),
-    "attention_levels": (False, False),
-    "num_res_blocks": 1,
-    "num_head_channels": 8,
-    "norm_num_groups": 4,
-}
-"""What ``TINY`` makes of ``generator_def``; its blocks of 2 x 2 pixels are 4 channels."""
-
+from .parity.library import NETWORK, generative_unet
 
 pytestmark = pytest.mark.usefixtures("logging_restored")
 
@@ -60,7 +50,7 @@ def saved(path, network, change=lambda state: state):
     return path
 
 
-def refuses(workspace, checkpoint, *parts, domain="target", **settings):
+def assert_refused(workspace, checkpoint, *parts, domain="target", **settings):
     """Expect one line that holds all parts, code 2 and nothing changed; returns the line."""
     before = content(workspace)
     result = run(workspace, checkpoint, domain, **settings)
@@ -139,8 +129,8 @@ def test_the_same_import_again_changes_nothing_and_another_is_refused(workspace,
     assert result.exit_code == 0 and "imported before, skipped" in result.stderr
     assert content(workspace) == before
     other = saved(tmp_path / "other.pt", generative_unet(4, 4, **NETWORK, seed=1))
-    refuses(workspace, other, "ddpm_target", "first.pt", "delete")
-    refuses(workspace, first, "learning_rate", "other settings", "delete", learning_rate=0.5)
+    assert_refused(workspace, other, "ddpm_target", "first.pt", "delete")
+    assert_refused(workspace, first, "learning_rate", "other settings", "delete", learning_rate=0.5)
 
 
 @pytest.mark.parametrize("finished", [False, True])
@@ -151,7 +141,7 @@ def test_a_trained_stage_is_left_alone(workspace, tmp_path, finished):
         stage.finish()
     checkpoint = saved(tmp_path / "c.pt", generative_unet(4, 4, **NETWORK))
     found = "found a finished one" if finished else "found an unfinished one"
-    refuses(workspace, checkpoint, str(folder), found)
+    assert_refused(workspace, checkpoint, str(folder), found)
 
 
 def shell(path):
@@ -178,7 +168,7 @@ FILES = {
 def test_files_that_are_no_checkpoint(workspace, tmp_path, name):
     make, parts = FILES[name]
     make(tmp_path / "c.pt")
-    refuses(workspace, tmp_path / "c.pt", *parts)
+    assert_refused(workspace, tmp_path / "c.pt", *parts)
     assert not (tmp_path / "ran").exists()
 
 
@@ -196,7 +186,7 @@ def test_networks_that_ours_cannot_be(workspace, tmp_path, name):
     options, parts = OTHERS[name]
     network = generative_unet(**{"in_channels": 4, "out_channels": 4, **NETWORK, **options})
     checkpoint = saved(tmp_path / "c.pt", network)
-    refuses(workspace, checkpoint, "c.pt", *parts)
+    assert_refused(workspace, checkpoint, "c.pt", *parts)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +200,7 @@ def test_networks_that_ours_cannot_be(workspace, tmp_path, name):
 def test_another_architecture_comes_with_the_settings_it_needs(workspace, tmp_path, options, shapes):
     network = generative_unet(**{"in_channels": 8, "out_channels": 4, **NETWORK, **options})
     checkpoint = saved(tmp_path / "c.pt", network)
-    line = refuses(workspace, checkpoint, "tensor '", *shapes, "norm_num_groups")
+    line = assert_refused(workspace, checkpoint, "tensor '", *shapes, "norm_num_groups")
     advised = shlex.split(" ".join(re.findall(r"--set '[^']+'", line)))
     result = run(workspace, checkpoint, "target", *advised)
     assert result.exit_code == 0, result.output
@@ -223,7 +213,7 @@ def test_volumes_are_refused(workspace, tmp_path):
         name: t[..., None] if t.ndim == 4 else t for name, t in generative_unet(4, 4, **NETWORK).state_dict().items()
     }
     torch.save(state, tmp_path / "c.pt")
-    refuses(workspace, tmp_path / "c.pt", "(8, 4, 3, 3, 1)")
+    assert_refused(workspace, tmp_path / "c.pt", "(8, 4, 3, 3, 1)")
 
 
 def drop(name):
@@ -249,7 +239,7 @@ CHANGES = {
 def test_every_tensor_is_used_exactly_once(workspace, tmp_path, name):
     change, parts = CHANGES[name]
     checkpoint = saved(tmp_path / "c.pt", generative_unet(4, 4, **NETWORK), change)
-    refuses(workspace, checkpoint, "c.pt", *parts)
+    assert_refused(workspace, checkpoint, "c.pt", *parts)
 
 
 @pytest.mark.parametrize(
@@ -262,7 +252,7 @@ def test_every_tensor_is_used_exactly_once(workspace, tmp_path, name):
     ],
 )
 def test_settings_that_cannot_be(workspace, tmp_path, settings, parts):
-    refuses(workspace, saved(tmp_path / "c.pt", generative_unet(4, 4, **NETWORK)), *parts, **settings)
+    assert_refused(workspace, saved(tmp_path / "c.pt", generative_unet(4, 4, **NETWORK)), *parts, **settings)
 
 
 def test_nothing_half_written_where_the_images_cannot_be_used(workspace, tmp_path):
@@ -284,7 +274,7 @@ def test_nothing_half_written_where_the_disk_is_full(workspace, tmp_path, monkey
 
 def test_no_workspace_and_no_such_domain(workspace, tmp_path):
     checkpoint = saved(tmp_path / "c.pt", generative_unet(4, 4, **NETWORK))
-    refuses(workspace, checkpoint, "'source' or 'target'", "'retina'", domain="retina")
+    assert_refused(workspace, checkpoint, "'source' or 'target'", "'retina'", domain="retina")
     result = run(tmp_path / "nowhere", checkpoint)
     assert result.exit_code == 2 and "manifest.json" in result.stderr
     assert not (tmp_path / "nowhere").exists()

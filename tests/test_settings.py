@@ -3,7 +3,7 @@
 import pytest
 
 from monai_vessel_uda.errors import InputError
-from monai_vessel_uda.settings import AT_LEAST, MAY_BE_NULL, resolve_settings
+from monai_vessel_uda.settings import AT_LEAST, MAY_BE_NULL, preset_overrides, resolve_settings
 
 from .conftest import TINY
 
@@ -41,7 +41,7 @@ def test_counts_that_do_not_go_together(overrides, message):
 
 @pytest.mark.parametrize("preset", ["demo", "small", "full"])
 def test_presets_pass(preset):
-    resolve_settings(preset, {})
+    assert resolve_settings(preset, {}) == preset_overrides(preset)
 
 
 def test_the_least_that_can_be_passes():

@@ -18,7 +18,7 @@ A *noise prediction* is any callable ``(x_t, timesteps) -> epsilon`` with ``x_t`
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -28,11 +28,11 @@ from .schedule import CLEAN, NoiseSchedule
 
 NoisePrediction = Callable[[Tensor, Tensor], Tensor]
 Pair = tuple[int, int]
+Spacing = Literal["trailing", "leading", "quadratic"]
+"""Of the timesteps that a sampler visits, see :func:`timestep_grid`."""
 
 
-def timestep_grid(
-    num_train_timesteps: int, steps: int, spacing: Literal["trailing", "leading", "quadratic"] = "trailing"
-) -> list[int]:
+def timestep_grid(num_train_timesteps: int, steps: int, spacing: Spacing = "trailing") -> list[int]:
     """Ascending timesteps that a sampler visits, from the clean image (-1) on; ``steps + 1`` entries.
 
     Args:
@@ -61,7 +61,7 @@ def timestep_grid(
         return [max(i, round(num_train_timesteps * (i / steps) ** 2)) - 1 for i in range(steps + 1)]
     if spacing == "leading":
         return [CLEAN, *range(0, num_train_timesteps // steps * steps, num_train_timesteps // steps)]
-    raise InputError(f"spacing: expected 'trailing', 'leading' or 'quadratic', got {spacing!r}")
+    raise InputError(f"spacing: expected one of {', '.join(get_args(Spacing))}, got {spacing!r}")
 
 
 def inversion_pairs(grid: Sequence[int], t0: int | None = None) -> list[Pair]:

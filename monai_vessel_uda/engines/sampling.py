@@ -1,7 +1,6 @@
 """Drawing images with a trained generator: as a picture of what it has learnt, and through MONAI's evaluator."""
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..data.patches import PatchDataset
-from ..diffusion import NoiseSchedule, generate, generation_pairs, stack_inputs, timestep_grid
-from ..diffusion.ddim import seeded_noise
+from ..diffusion import NoiseSchedule, stack_inputs
 from ..errors import InputError
-from ..files import load_json
 from ..methods.latent_mining import LatentMining
 from ..preview import save_contact_sheet
-from ..seeding import stable_seed
 
 
 class MaskToImageInferer(Inferer):
@@ -38,15 +34,15 @@ class MaskToImageInferer(Inferer):
             inputs: the masks.
             network: generator with stacked inputs, eager or TorchScript.
             args: not used.
-            kwargs: ``numbers``, on which the noise of each image depends, and ``brightness`` of each image, which
-                matters below the noisiest timesteps.
+            kwargs: ``numbers``, on which the noise of each image depends, and ``clean``, flat images that are
+                noised, which matter below the noisiest timesteps.
         """
         steps = self.mining.schedule.num_train_timesteps
 
         def eps(x_t: Tensor, timesteps: Tensor, mask: Tensor) -> Tensor:
             return network(stack_inputs(x_t, timesteps, mask, steps))
 
-        return self.mining.from_noise(eps, inputs, kwargs["numbers"], kwargs.get("brightness"))  # type: ignore[arg-type]
+        return self.mining.from_noise(eps, inputs, kwargs["numbers"], kwargs.get("clean"))  # type: ignore[arg-type]
 
 
 class PrepareMasks:
@@ -55,17 +51,15 @@ class PrepareMasks:
     def __call__(
         self, batch: Mapping[str, Any], device: torch.device, non_blocking: bool = False, **kwargs: Any
     ) -> tuple[Tensor, None, tuple[()], dict[str, Any]]:
-        """Return (masks, no target, no further arguments, the patches' numbers and brightness)."""
+        """Return (masks, no target, no further arguments, the patches' numbers and flat images of their brightness)."""
         mask = batch["label"].float() if "label" in batch else torch.zeros_like(batch["image"])
-        return (
-            mask.to(device, non_blocking=non_blocking),
-            None,
-            (),
-            {
-                "numbers": batch["number"].tolist(),
-                "brightness": batch["image"].flatten(1).mean(1),
-            },
-        )
+        options = {"numbers": batch["number"].tolist(), "clean": flat_like(batch["image"])}
+        return mask.to(device, non_blocking=non_blocking), None, (), options
+
+
+def flat_like(images: Tensor) -> Tensor:
+    r"""Brightness of each image of shape (batch, 1, \*spatial), as an image of one pixel."""
+    return images.mean(dim=tuple(range(1, images.ndim)), keepdim=True)
 
 
 class NumberedPatches(Dataset):
@@ -91,21 +85,6 @@ class NumberedPatches(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Patch number ``index``."""
         return {**self.patches[index], "number": torch.tensor(index)}
-
-
-def check_timesteps(weights: str | Path, timesteps: int | None) -> None:
-    """Refuse to draw from timesteps that a generator was not trained on, as its description says.
-
-    Raises:
-        InputError: more timesteps than it learnt.
-    """
-    described = Path(weights).with_suffix(".json")
-    learnt = load_json(described).get("trained_timesteps") if described.exists() else None
-    if learnt is not None and (timesteps is None or timesteps > learnt):
-        raise InputError(
-            f"{weights}: this generator learnt the {learnt} least noisy timesteps; set generation_timesteps to at "
-            "most that, or train it on all"
-        )
 
 
 def save_samples(
@@ -143,9 +122,15 @@ def save_samples(
     images = torch.stack([patch["image"] for patch in real])
     masks = torch.stack([patch["label"] for patch in real]) if "label" in real[0] else torch.zeros_like(images)
     highest = timesteps or schedule.num_train_timesteps
-    noise = seeded_noise(images, [torch.Generator().manual_seed(stable_seed(seed, "start", i)) for i in range(count)])
-    clean = images.mean(dim=tuple(range(1, images.ndim)), keepdim=True).expand_as(images) if from_flat else images
-    start = schedule.add_noise(clean, noise, torch.full((count,), highest - 1)).to(device)
-    eps = partial(generator.to(device).eval(), mask=masks.to(device))
-    pairs = generation_pairs(timestep_grid(highest, min(steps, highest)))
-    return save_contact_sheet([images, masks, generate(eps, start, schedule, pairs, clamp=True)], path, rows=count)
+    sampler = LatentMining(
+        schedule,
+        steps=schedule.num_train_timesteps,  # t0 of 1 leaves every start free
+        t0=1,
+        generation_steps=min(steps, highest),
+        generation_timesteps=highest,
+        seed=seed,
+    )
+    clean = flat_like(images) if from_flat else images
+    generator.to(device).eval()
+    generated = sampler.from_noise(generator, masks.to(device), range(count), clean)
+    return save_contact_sheet([images, masks, generated], path, rows=count)

@@ -38,13 +38,12 @@ from ..diffusion import (
     sample_ancestral,
     timestep_grid,
 )
-from ..diffusion.ddim import seeded_noise
+from ..diffusion.ddim import Spacing, seeded_noise
 from ..errors import InputError
 from ..seeding import stable_seed
 
 Decoder = Literal["ddim", "dpm-solver", "ancestral"]
 """How latents and noise become images: eq. 4, the same to second order, or eq. 2."""
-Spacing = Literal["trailing", "leading", "quadratic"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ class IntensityRange:
         return cls(tuple(mean), tuple(deviation), tuple(means.tolist()))
 
     def brightness(self, numbers: Sequence[int]) -> Tensor:
-        """Mean of a real patch for each number, shape (number,); the same one for the same number."""
+        """Mean of a real patch for each number, always the same one, shape (number,)."""
         return torch.tensor([self.means[stable_seed("brightness", n) % len(self.means)] for n in numbers])
 
     @classmethod
@@ -148,12 +147,17 @@ class LatentMining:
             raise InputError(f"t0: expected 1 to steps - 1 = {self.steps - 1}, got {self.t0}")
         if self.decoder not in get_args(Decoder):
             raise InputError(f"decoder: expected one of {', '.join(get_args(Decoder))}, got {self.decoder!r}")
-        lowest, highest = self._grid()[self.t0] + 1, self.schedule.num_train_timesteps
+        lowest, highest = self.inverted_timesteps, self.schedule.num_train_timesteps
         if self.generation_timesteps is not None and not lowest <= self.generation_timesteps <= highest:
             raise InputError(
                 f"generation_timesteps: expected {lowest} (where latents lie) to {highest}, "
                 f"got {self.generation_timesteps}"
             )
+
+    @property
+    def inverted_timesteps(self) -> int:
+        """How many timesteps, from the least noisy on, lie between a clean image and its latent."""
+        return self._grid()[self.t0] + 1
 
     def latents(self, eps_a: nn.Module, x_a: Tensor, y_a: Tensor) -> Tensor:
         r"""x^A_{t0}: t0 steps of eq. 6 under the mask, shapes (batch, 1, \*spatial)."""
@@ -170,13 +174,12 @@ class LatentMining:
             mask: the source masks, or None for the unconditional generator of the first generation.
             numbers: the patches' numbers; ancestral noise depends on them, not on the batch.
         """
-        start = self._grid()[self.t0] + 1
-        pairs = generation_pairs(timestep_grid(start, self.decoding_steps or self.t0, self.decoding_spacing))
+        pairs = generation_pairs(
+            timestep_grid(self.inverted_timesteps, self.decoding_steps or self.t0, self.decoding_spacing)
+        )
         return self._sample(eps_b, latents, mask, pairs, numbers, clamp=False)
 
-    def from_noise(
-        self, eps_b: nn.Module, mask: Tensor, numbers: Sequence[int], brightness: Tensor | None = None
-    ) -> Tensor:
+    def from_noise(self, eps_b: nn.Module, mask: Tensor, numbers: Sequence[int], clean: Tensor | None = None) -> Tensor:
         """Target images for masks, from noise that depends on the patches' numbers alone.
 
         The implied clean image is clamped: at the noisiest timesteps eq. 5 divides by nearly zero, and an error of the
@@ -186,14 +189,13 @@ class LatentMining:
             eps_b: target generator.
             mask: the source masks.
             numbers: the patches' numbers.
-            brightness: of the flat images that are noised, shape (batch,); 0 by default. It is without effect where
-                the noise is pure.
+            clean: images that are noised to begin with, of a shape that broadcasts to the masks', so that
+                (batch, 1, 1, 1) are flat ones; 0 by default. They are without effect where the noise is pure.
         """
         timesteps = self.generation_timesteps or self.schedule.num_train_timesteps
         noise = seeded_noise(mask, [_generator(self.seed, "start", number) for number in numbers])
-        level = torch.zeros(len(mask)) if brightness is None else brightness
-        flat = level.to(mask).view(-1, *[1] * (mask.ndim - 1)).expand_as(mask)
-        start = self.schedule.add_noise(flat, noise, torch.full((len(mask),), timesteps - 1))
+        clean = torch.zeros_like(mask) if clean is None else clean.to(mask).expand_as(mask)
+        start = self.schedule.add_noise(clean, noise, torch.full((len(mask),), timesteps - 1))
         grid = timestep_grid(timesteps, self.generation_steps, self.decoding_spacing)
         return self._sample(eps_b, start, mask, generation_pairs(grid), numbers, clamp=True)
 

@@ -132,7 +132,8 @@ def regenerate_pairs(
             latents = mined_shard["latent"][: len(numbers)].to(device)
             image = mining.decode(eps_b, latents, mask, [DRAWS_FROM_LATENTS + draw for draw in draws])
         else:
-            image = mining.from_noise(eps_b, mask, draws, intensity.brightness(draws))
+            flat = intensity.brightness(draws).view(-1, *[1] * (mask.ndim - 1))
+            image = mining.from_noise(eps_b, mask, draws, flat)
         image, corrected = intensity.correct(image)
         return {"label": mask.byte(), "image": image, "corrected": corrected}
 

@@ -79,7 +79,9 @@ def main() -> None:
         for first in range(0, options.patches, BATCH):
             numbers = range(first, min(first + BATCH, options.patches))
             empty = torch.zeros(len(numbers), *real.shape[1:])
-            drawn.append(mining.from_noise(network, empty, numbers, levels.brightness(numbers)).clamp(-1, 1))
+            drawn.append(
+                mining.from_noise(network, empty, numbers, levels.brightness(numbers).view(-1, 1, 1, 1)).clamp(-1, 1)
+            )
         images, seconds = torch.cat(drawn), time.perf_counter() - began
         print(
             f"| {solver} | {spacing} | {start or 1000} | {steps} | {statistics(images, real)} | {seconds:.1f} |",

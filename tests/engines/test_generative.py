@@ -9,15 +9,7 @@ from monai_vessel_uda.diffusion import MaskConditionedUNet
 from monai_vessel_uda.engines.generative import load_generative, read_checkpoint
 from monai_vessel_uda.errors import InputError
 
-from ..parity.library import generative_unet
-
-NETWORK = {
-    "channels": (8, 16),
-    "attention_levels": (False, False),
-    "num_res_blocks": 1,
-    "num_head_channels": 8,
-    "norm_num_groups": 4,
-}
+from ..parity.library import NETWORK, generative_unet
 
 
 def prefixed(state, prefix):

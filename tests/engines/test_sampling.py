@@ -10,11 +10,9 @@ from monai_vessel_uda.engines.sampling import (
     MaskToImageInferer,
     NumberedPatches,
     PrepareMasks,
-    check_timesteps,
     save_samples,
 )
 from monai_vessel_uda.errors import InputError
-from monai_vessel_uda.files import save_json
 from monai_vessel_uda.methods.latent_mining import LatentMining
 
 OPTIONS = {"channels": (8, 16), "attention_levels": (False, True), "num_head_channels": 8, "norm_num_groups": 4}
@@ -39,7 +37,7 @@ def test_masks_or_none():
     batch = {"image": torch.rand(2, 1, 8, 8), "number": torch.tensor([3, 4])}
     masks, target, arguments, options = PrepareMasks()(batch, torch.device("cpu"))
     assert (float(masks.abs().max()), target, arguments, options["numbers"]) == (0.0, None, (), [3, 4])
-    assert torch.allclose(options["brightness"], batch["image"].mean(dim=(1, 2, 3)))
+    assert torch.allclose(options["clean"].flatten(), batch["image"].mean(dim=(1, 2, 3)))
     masks, *_ = PrepareMasks()({**batch, "label": torch.ones(2, 1, 8, 8)}, torch.device("cpu"))
     assert float(masks.min()) == 1.0
 
@@ -76,15 +74,3 @@ def test_samples_start_where_the_generator_was_trained(tmp_path, from_flat):
     assert [t for t, _ in asked] == [29, 19, 9]
     structure = torch.corrcoef(torch.stack([asked[0][1].flatten(), patches[0]["image"].flatten()]))[0, 1]
     assert abs(float(structure)) < 0.2 if from_flat else float(structure) > 0.9
-
-
-def test_timesteps_that_were_not_learnt_are_refused(tmp_path):
-    weights = tmp_path / "weights.pt"
-    check_timesteps(weights, None)
-    save_json({"trained_timesteps": None}, tmp_path / "weights.json")
-    check_timesteps(weights, None)
-    save_json({"trained_timesteps": 600}, tmp_path / "weights.json")
-    check_timesteps(weights, 600)
-    for asked in (None, 601):
-        with pytest.raises(InputError, match="learnt the 600 least noisy"):
-            check_timesteps(weights, asked)

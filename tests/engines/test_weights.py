@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from monai_vessel_uda.engines.weights import load_weights, save_weights
+from monai_vessel_uda.engines.weights import check_timesteps, load_weights, save_weights
 from monai_vessel_uda.errors import InputError
-from monai_vessel_uda.files import load_json, sha256
+from monai_vessel_uda.files import load_json, save_json, sha256
 
 
 def test_round_trip_with_description(tmp_path):
@@ -35,3 +35,15 @@ def test_a_file_that_holds_no_state_dict(tmp_path, content):
     torch.save(content, tmp_path / "w.pt")
     with pytest.raises(InputError, match=r"w\.pt"):
         load_weights(nn.Linear(2, 3), tmp_path / "w.pt")
+
+
+def test_timesteps_that_were_not_learnt_are_refused(tmp_path):
+    weights = tmp_path / "weights.pt"
+    check_timesteps(weights, None)
+    save_json({"trained_timesteps": None}, tmp_path / "weights.json")
+    check_timesteps(weights, None)
+    save_json({"trained_timesteps": 600}, tmp_path / "weights.json")
+    check_timesteps(weights, 600)
+    for asked in (None, 601):
+        with pytest.raises(InputError, match="learnt the 600 least noisy"):
+            check_timesteps(weights, asked)

@@ -84,7 +84,7 @@ def test_images_from_below_the_noisiest_timesteps_keep_the_brightness_asked_for(
     masks, level = torch.zeros(4, 1, 16, 16), torch.tensor([-0.8, -0.4, 0.0, 0.4])
     # a generator that knows every brightness: the exact denoiser of a wide distribution
     eps = GaussianGenerator(0.0, deviation=1.0)
-    drawn = LatentMining(SCHEDULE, generation_timesteps=400).from_noise(eps, masks, range(4), level)
+    drawn = LatentMining(SCHEDULE, generation_timesteps=400).from_noise(eps, masks, range(4), level.view(4, 1, 1, 1))
     noise = LatentMining(SCHEDULE, generation_timesteps=400).from_noise(eps, masks, range(4))
     raised = (drawn - noise).mean(dim=(1, 2, 3))
     assert torch.all(raised.diff() > 0.1)

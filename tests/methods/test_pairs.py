@@ -19,16 +19,13 @@ MINING = LatentMining(SCHEDULE, steps=10, t0=3, generation_steps=3)
 @pytest.fixture
 def mined(source, tmp_path):
     """Shards of 2, 2 and 1 pairs."""
-    return mine_pairs(
-        MINING,
-        GaussianGenerator(0.5),
-        GaussianGenerator(0.0),
-        source,
-        ANY,
-        output_dir=tmp_path / "mined" / "pairs",
-        pairs=5,
-        batch_size=2,
-    )
+    return mine(MINING, source, tmp_path / "mined" / "pairs", pairs=5)
+
+
+def mine(mining, source, folder, pairs):
+    """Shards of two pairs from one Gaussian to another."""
+    generators = GaussianGenerator(0.5), GaussianGenerator(0.0)
+    return mine_pairs(mining, *generators, source, ANY, output_dir=folder, pairs=pairs, batch_size=2)
 
 
 @pytest.fixture
@@ -79,16 +76,7 @@ def test_finished_shards_are_kept_and_missing_ones_come_out_the_same(source, tmp
 @pytest.mark.parametrize("start", ["noise", "latents", "both"])
 def test_rounds_generate_under_the_mined_masks(source, tmp_path, start):
     mining = LatentMining(SCHEDULE, steps=10, t0=3, generation_steps=20)
-    mined = mine_pairs(
-        mining,
-        GaussianGenerator(0.5),
-        GaussianGenerator(0.0),
-        source,
-        ANY,
-        output_dir=tmp_path / "0" / "pairs",
-        pairs=4,
-        batch_size=2,
-    )
+    mined = mine(mining, source, tmp_path / "0" / "pairs", pairs=4)
     conditional = GaussianGenerator(-0.5, 0.1, shift=0.8)
     result = regenerate_pairs(
         mining, conditional, mined, ANY, start=start, output_dir=tmp_path / "1" / "pairs", round_number=1, pairs=3

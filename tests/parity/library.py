@@ -7,6 +7,15 @@ import pytest
 import torch
 from monai.utils import IgniteInfo
 
+NETWORK = {
+    "channels": (8, 16),
+    "attention_levels": (False, False),
+    "num_res_blocks": 1,
+    "num_head_channels": 8,
+    "norm_num_groups": 4,
+}
+"""What ``TINY`` makes of ``generator_def``; its blocks of 2 x 2 pixels are 4 channels."""
+
 
 @cache
 def monai_generative():
