@@ -10,12 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from monai_vessel_uda import __version__, segmenter
+from monai_vessel_uda import segmenter
 from monai_vessel_uda.data.images import read_image, read_mask
-from monai_vessel_uda.deployment import exported_bundle
 from monai_vessel_uda.deployment.archive import package_bundle
-from monai_vessel_uda.deployment.exported_bundle import bundle_network, check_bundle, export_bundle, needs_package
-from monai_vessel_uda.deployment.runtimes import check_converted, convert_bundle
+from monai_vessel_uda.deployment.exported_bundle import check_bundle, export_bundle, needs_package
 from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.files import load_json, save_json
 from monai_vessel_uda.settings import bundle_folder
@@ -371,112 +369,3 @@ def test_refuses_a_broken_bundle(copy, fault, tmp_path):
     with pytest.raises(InputError):
         segmenter.segment(tmp_path, tmp_path / "out", copy)
     assert not (tmp_path / "out").exists()
-
-
-def test_exporting_again_changes_nothing(bundle, adapted):
-    before = {path: path.stat().st_mtime_ns for path in bundle.rglob("*") if path.is_file()}
-    assert export_bundle(adapted, TINY) == bundle
-    assert before == {path: path.stat().st_mtime_ns for path in bundle.rglob("*") if path.is_file()}
-
-
-class TestRenewing:
-    """An export of the same weights by an older package, or with other settings."""
-
-    @pytest.fixture
-    def workspace(self, adapted, tmp_path):
-        return Path(shutil.copytree(adapted, tmp_path / "workspace"))
-
-    @pytest.fixture
-    def newer(self, monkeypatch, tmp_path):
-        """A newer package: one config and one page changed, one config added, one gone."""
-        template = Path(shutil.copytree(bundle_folder("vessel_segmentation"), tmp_path / "template"))
-        train = load_json(template / "configs" / "train.json")
-        save_json({**train, "epochs": 7}, template / "configs" / "train.json")
-        (template / "configs" / "added.json").write_text("{}")
-        (template / "configs" / "multi_gpu_inference.json").unlink()
-        page = template / "docs" / "README.md"
-        page.write_text(page.read_text() + "A new section.\n")
-        monkeypatch.setattr(exported_bundle, "bundle_folder", lambda name: template)
-        monkeypatch.setattr(exported_bundle, "__version__", "9.9")
-
-    def test_brings_what_is_new_and_keeps_the_scores_and_the_rest(self, workspace, newer):
-        bundle = workspace / "vessel_segmentation"
-        convert_bundle(bundle, "torchscript")
-        (bundle / "eval").mkdir()
-        (bundle / "eval" / "mask.png").write_bytes(b"x")
-        old = load_json(bundle / "configs" / "metadata.json")
-        performance = (bundle / "docs" / "README.md").read_text().partition("<!-- performance -->")[2].split("<!--")[0]
-        assert export_bundle(workspace, TINY) == bundle
-        assert load_json(bundle / "configs" / "train.json")["epochs"] == 7
-        assert (bundle / "configs" / "added.json").exists()
-        assert not (bundle / "configs" / "multi_gpu_inference.json").exists()
-        assert load_json(bundle / "models" / "model.json")["exported_with"] == "9.9"
-        new = load_json(bundle / "configs" / "metadata.json")
-        assert new["eval_metrics"] == old["eval_metrics"] != {}
-        assert new["provenance"]["scores"] == old["provenance"]["scores"]
-        assert new["provenance"]["package"] == f"monai_vessel_uda {__version__}", "that of the weights"
-        page = (bundle / "docs" / "README.md").read_text()
-        assert "A new section." in page and "| dice |" in performance and performance in page
-        check_converted(bundle, "torchscript")
-        assert (bundle / "eval" / "mask.png").exists()
-        assert not list(workspace.glob(".vessel*"))
-        before = files(bundle)
-        export_bundle(workspace, TINY)
-        assert files(bundle) == before
-
-    def test_interrupted_it_is_finished_the_next_time(self, workspace, newer, monkeypatch):
-        bundle = workspace / "vessel_segmentation"
-
-        def killed(source, destination):
-            if destination == bundle / "docs" / "README.md":
-                raise KeyboardInterrupt
-            Path(source).rename(destination)
-
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(exported_bundle.os, "replace", killed)
-            export_bundle(workspace, TINY)
-        assert load_json(bundle / "configs" / "train.json")["epochs"] == 7
-        export_bundle(workspace, TINY)
-        assert load_json(bundle / "models" / "model.json")["exported_with"] == "9.9"
-
-    def test_settings_and_the_description_count(self, workspace):
-        bundle = workspace / "vessel_segmentation"
-        export_bundle(workspace, {**TINY, "overlap": 0.75})
-        assert load_json(bundle / "configs" / "inference.json")["overlap"] == 0.75
-        path = workspace / "stages" / "co_optimization" / "weights.json"
-        save_json({**load_json(path), "threshold": 0.25}, path)
-        export_bundle(workspace, TINY)
-        config = load_json(bundle / "configs" / "inference.json")
-        assert (config["overlap"], config["displayable_configs"]["threshold"]) == (0.5, 0.25)
-
-    def test_an_export_that_does_not_say_what_it_wrote(self, workspace, newer):
-        """As this package wrote them before it could renew one."""
-        path = workspace / "vessel_segmentation" / "configs" / "metadata.json"
-        metadata = load_json(path)
-        del metadata["provenance"]["files"]
-        save_json(metadata, path)
-        export_bundle(workspace, TINY)
-        assert (path.parent / "added.json").exists()
-
-    @pytest.mark.parametrize("name", ["docs/data_license.txt", "configs/inference.json"])
-    def test_what_a_person_changed_is_kept(self, workspace, newer, caplog, name):
-        bundle = workspace / "vessel_segmentation"
-        with (bundle / name).open("a") as file:
-            file.write("\n")
-        before = files(bundle)
-        with caplog.at_level("WARNING", "monai_vessel_uda"):
-            export_bundle(workspace, TINY)
-        assert files(bundle) == before
-        assert f"{name} changed after the export" in caplog.text
-
-    def test_fine_tuned_weights_are_not_renewed(self, workspace, newer):
-        bundle = workspace / "vessel_segmentation"
-        torch.save(bundle_network(bundle).state_dict(), bundle / "models" / "model.pt")
-        before = files(bundle)
-        with pytest.raises(InputError, match="move the folder away"):
-            export_bundle(workspace, TINY)
-        assert files(bundle) == before
-
-
-def files(folder):
-    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
