@@ -38,6 +38,7 @@ AT_LEAST = {
     "measured_patches": 2,
     "rounds": 1,
     "round_pairs": 2,
+    "pseudo_mask_ensemble": 1,
 }
 """Least value of every count. Two patches are what a distance between distributions needs."""
 MAY_BE_NULL = ("decoding_steps", "round_pairs")
@@ -123,6 +124,9 @@ def _check_counts(settings: Mapping[str, Any]) -> None:
             f"round_pairs: expected at most pairs = {values['pairs']}, one for each mined mask, "
             f"got {values['round_pairs']}"
         )
+    share = values["confident_share"]
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
+        raise InputError(f"confident_share: expected above 0 and at most 1, got {share!r}")
     if values["source_iterations"] == "@iterations":
         values["source_iterations"] = values["iterations"]
     for name in ("iterations", "source_iterations", "segmenter_iterations", "round_iterations", "refine_iterations"):

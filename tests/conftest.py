@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+os.environ.pop("MLFLOW_TRACKING_URI", None)
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: two processes of two threads on two cores crawl
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 from monai_vessel_uda import pipeline
 from monai_vessel_uda.data.phantoms import write_phantoms
 
-os.environ.pop("MLFLOW_TRACKING_URI", None)
 logging.getLogger("ignite").setLevel(logging.WARNING)
 
 TINY = {

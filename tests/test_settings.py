@@ -28,6 +28,8 @@ def test_counts_are_whole_numbers_and_large_enough(name, how):
         ({"round_pairs": 9, "pairs": 8}, "round_pairs: expected at most pairs = 8, one for each mined mask, got 9"),
         ({"round_pairs": 161}, "round_pairs: expected at most pairs = 160"),
         ({"iterations": 3, "iterations_per_epoch": 2}, "iterations: expected a positive multiple of .* got 3"),
+        ({"confident_share": 0}, "confident_share: expected above 0 and at most 1, got 0"),
+        ({"confident_share": "half"}, "confident_share: expected above 0 and at most 1, got 'half'"),
         ({"iterations": 0}, "iterations: expected a positive multiple"),
         ({"refine_iterations": "many"}, "refine_iterations: expected a positive multiple .* got 'many'"),
         ({"round_iterations_per_epoch": 0}, "round_iterations: expected a positive multiple of"),

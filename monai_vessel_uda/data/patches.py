@@ -14,6 +14,7 @@ import torch
 from monai.config import KeysCollection
 from monai.data import get_track_meta, set_track_meta
 from monai.transforms import Compose, MapTransform, Randomizable, Transform
+from monai.utils import MAX_SEED
 from torch.utils.data import Dataset
 from torch.utils.data.distributed import DistributedSampler
 
@@ -50,15 +51,19 @@ class PatchDataset(Dataset):
         if len(images) == 0:
             raise InputError("patches: expected at least one image, got none")
         self.images = images
-        self.transform = transform if isinstance(transform, Compose) else Compose([transform])
+        self.transform = (transform if isinstance(transform, Compose) else Compose([transform])).flatten()
         self.seed = seed
+        self._random = np.random.RandomState()
+        self._randomizable = [part for part in self.transform.transforms if isinstance(part, Randomizable)]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Patch number ``index``, any index from 0 on."""
         patch_seed = stable_seed(self.seed, "patch", index)
-        random = np.random.RandomState(patch_seed & 0xFFFFFFFF)
+        random = self._random
+        random.seed(patch_seed & 0xFFFFFFFF)
         image = self.images[random.randint(len(self.images))]
-        self.transform.set_random_state(seed=int(random.randint(2**31)))
+        for part in self._randomizable:  # not through Compose, which makes a new generator for itself
+            part.set_random_state(seed=int(random.randint(2**31)))
         with _untracked():
             patch = self.transform(dict(image))
         patch = patch[0] if isinstance(patch, list) else patch
@@ -121,7 +126,18 @@ class ShardedPairs(Sequence):
         return {key: self._shards[shard][key][place].float() for key in ("image", "label")}
 
 
-class RandPatchd(Randomizable, MapTransform):
+class _Reseeded(Randomizable):
+    """Seeds the random generator that it has: making a new one takes longer than cropping a small patch."""
+
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> Randomizable:
+        """As MONAI's, with the same draws for the same seed."""
+        if seed is None or "R" not in vars(self):  # at first it has MONAI's, which all transforms share
+            return super().set_random_state(seed, state)
+        self.R.seed(seed % MAX_SEED)
+        return self
+
+
+class RandPatchd(_Reseeded, MapTransform):
     r"""Random window of a given size whose centre lies where ``centres`` allows it.
 
     The windows that avoid the black surround of a photograph are found once, by a deterministic transform before
@@ -190,7 +206,7 @@ class RandPatchd(Randomizable, MapTransform):
         return item
 
 
-class RandSymmetryd(Randomizable, MapTransform):
+class RandSymmetryd(_Reseeded, MapTransform):
     r"""One of the symmetries of the grid: a random flip of each spatial axis, then a random order of the axes.
 
     In two dimensions these are the eight that MONAI's ``RandFlipd`` (twice) and ``RandRotate90d`` reach together, here

@@ -68,16 +68,24 @@ class PrepareSegmentation:
 
     Args:
         augmentation: ``(images, seeds) -> images``, by the patches' own seeds; none by default.
+        deformation: ``(images, labels, seeds) -> (images, labels)``, before the augmentation; none by default.
     """
 
-    def __init__(self, augmentation: Callable[[Tensor, Tensor], Tensor] | None = None) -> None:
+    def __init__(
+        self,
+        augmentation: Callable[[Tensor, Tensor], Tensor] | None = None,
+        deformation: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
+    ) -> None:
         self.augmentation = augmentation
+        self.deformation = deformation
 
     def __call__(
         self, batch: dict[str, Any], device: torch.device, non_blocking: bool = False, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Return (image, label) on the device, where the images are augmented."""
+        """Return (image, label) on the device, where they are augmented."""
         image, label = (batch[key].to(device, non_blocking=non_blocking) for key in ("image", "label"))
+        if self.deformation is not None:
+            image, label = self.deformation(image, label, batch["seed"])
         return (image if self.augmentation is None else self.augmentation(image, batch["seed"])), label
 
 
@@ -126,7 +134,7 @@ def noise_trainer(
         handlers: further Ignite handlers.
         timesteps: how many timesteps are trained, from the least noisy on; all by default.
     """
-    optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=weight_decay)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
     history = LossHistory(label, Path(output_dir) / "losses.csv")
     objects = {"network": network, "ema": ema.ema_model, "optimizer": optimizer, "history": history}
     ema.ema_model.to(device)
@@ -158,6 +166,7 @@ def segmentation_trainer(
     iterations_per_epoch: int,
     batch_size: int,
     augmentation: Callable[[Tensor, Tensor], Tensor] | None = None,
+    deformation: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
     learning_rate: float = 1e-3,
     power: float = 0.9,
     device: torch.device | str = "cpu",
@@ -179,6 +188,7 @@ def segmentation_trainer(
         iterations_per_epoch: steps between checkpoints.
         batch_size: patches in a step, over all processes together.
         augmentation: ``(images, seeds) -> images`` for each batch, on the device.
+        deformation: ``(images, labels, seeds) -> (images, labels)`` before that.
         learning_rate: of Adam at the start.
         power: of the polynomial decay.
         device: where to train.
@@ -188,12 +198,12 @@ def segmentation_trainer(
         max_epochs: epochs after which to stop; all of them by default.
         handlers: further Ignite handlers.
     """
-    optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
+    optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate, fused=True)
     decay: Any = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=iterations, power=power)
     history = LossHistory(label, Path(output_dir) / "losses.csv")
     objects = {"network": network, "optimizer": optimizer, "decay": decay, "history": history}
     return SupervisedTrainer(
-        prepare_batch=PrepareSegmentation(augmentation),
+        prepare_batch=PrepareSegmentation(augmentation, deformation),
         optimizer=optimizer,
         loss_function=loss,
         train_handlers=[

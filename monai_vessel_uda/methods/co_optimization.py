@@ -27,6 +27,7 @@ from ignite.engine import Engine, Events
 from ignite.handlers import EMAHandler
 from monai.transforms import Transform
 from torch import Tensor, nn
+from torch.utils.data import ConcatDataset
 
 from ..data.patches import PatchDataset, ShardedPairs
 from ..errors import InputError
@@ -39,7 +40,7 @@ from ..seeding import stable_seed
 from .label_free import choose, measure_segmenter
 from .latent_mining import IntensityRange, LatentMining
 from .pairs import Start, regenerate_pairs
-from .prediction import Inferer, pseudo_masks, shared_vessel_probabilities, with_masks
+from .prediction import ConfidentCentres, Inferer, pseudo_masks, shared_vessel_probabilities, with_masks
 
 logger = logging.getLogger("monai_vessel_uda")
 
@@ -73,6 +74,9 @@ class CoOptimization:
         pairs: pairs generated each round from each of these; one for each mask by default.
         threshold: of the pseudo-masks: ``auto`` for the segmenter's own (where its outlines lie best on the target
             images' edges), a number, or None for soft masks.
+        ensemble: how many of the last segmenters make the pseudo-masks, by their mean probability and mean threshold.
+        confident: which patches of the target the generator is fine-tuned on; all by default.
+        with_mined: refine the segmenter on the mined pairs too, beside the generated ones.
         reinitialise: train each round's segmenter from scratch (the release's way) instead of refining it.
         ema_momentum: of the generator's moving average.
         measured_patches: patches compared for the distribution distances, generated and real, predicted and source.
@@ -101,6 +105,9 @@ class CoOptimization:
     start: Start = "both"
     pairs: int | None = None
     threshold: float | Literal["auto"] | None = "auto"
+    ensemble: int = 1
+    confident: ConfidentCentres | None = None
+    with_mined: bool = False
     reinitialise: bool = False
     ema_momentum: float = 1e-4
     measured_patches: int = 128
@@ -111,6 +118,8 @@ class CoOptimization:
     def __post_init__(self) -> None:
         if self.rounds < 1:
             raise InputError(f"rounds: expected K of at least 1, got {self.rounds}")
+        if self.ensemble < 1:
+            raise InputError(f"pseudo_mask_ensemble: expected at least 1 segmenter, got {self.ensemble}")
         if isinstance(self.threshold, str) and self.threshold != "auto":
             raise InputError(f"threshold: expected 'auto', a number or null, got {self.threshold!r}")
         self.output_dir, self.mined = Path(self.output_dir), Path(self.mined)
@@ -156,8 +165,8 @@ class CoOptimization:
         """One round, see the module's head."""
         folder = self._folder(k)
         self.load_weights(self.segmenter.to(self.device), self._folder(k - 1) / "segmenter" / "weights.pt")
-        masks = self._pseudo_masks(k, folder)
-        self._fine_tune(k, folder, masks)
+        items = self._pseudo_labelled(k, folder)
+        self._fine_tune(k, folder, items)
         regenerate_pairs(
             self.mining,
             self.generator,
@@ -175,7 +184,7 @@ class CoOptimization:
         measures = {**self._measure_segmenter(f"round {k}: measuring without masks"), **generated}
         described = {**self.description, "round": k, "threshold": measures["threshold"]}
         self._save_weights(self.segmenter, folder / "segmenter" / "weights.pt", described)
-        record = {"round": k, "measures": measures, "vessel_fraction_pseudo": _fraction(masks)}
+        record = {"round": k, "measures": measures, "vessel_fraction_pseudo": _fraction(items)}
         once(save_json)(record, folder / "measures.json")
         if self.on_round is not None:
             once(self.on_round)(k, measures, folder)
@@ -205,26 +214,46 @@ class CoOptimization:
         once(save_json)(summary, Path(self.output_dir) / "rounds.json")
         return summary
 
-    def _pseudo_masks(self, k: int, folder: Path) -> list[Tensor]:
-        path = folder / "pseudo_masks.pt"
-        if path.exists():
-            return [mask.float() for mask in load_tensors(path)]
-        images = [item["image"] for item in self.target]
-        threshold = self.threshold
-        if threshold == "auto":
-            threshold = load_json(self._folder(k - 1) / "measures.json")["measures"]["threshold"]
-        probabilities = shared_vessel_probabilities(self.segmenter, images, self.inferer)
-        masks = pseudo_masks(list(track(probabilities, f"round {k}: pseudo-masks", len(images))), threshold)
-        once(save_tensors)([mask if self.threshold is None else mask.byte() for mask in masks], path)
-        return masks
+    def _pseudo_labelled(self, k: int, folder: Path) -> list[dict[str, Any]]:
+        """Step 1: the target items with their pseudo-masks, and with fewer ``centres`` if only sure patches count."""
+        path, sure = folder / "pseudo_masks.pt", folder / "confident_centres.pt"
+        if not path.exists():
+            probabilities, threshold = self._probabilities(k)
+            masks = pseudo_masks(probabilities, threshold)
+            if self.confident is not None:
+                known = zip(probabilities, masks, self.target, strict=True)
+                once(save_tensors)(
+                    [self.confident(p, mask, item.get("centres", torch.ones_like(mask))) for p, mask, item in known],
+                    sure,
+                )
+            once(save_tensors)([mask if self.threshold is None else mask.byte() for mask in masks], path)
+        items = with_masks(self.target, [mask.float() for mask in load_tensors(path)])
+        if self.confident is not None:
+            items = [{**item, "centres": centres} for item, centres in zip(items, load_tensors(sure), strict=True)]
+        return items
 
-    def _fine_tune(self, k: int, folder: Path, masks: Sequence[Tensor]) -> None:
+    def _probabilities(self, k: int) -> tuple[list[Tensor], float | None]:
+        """Of the target images by the last segmenters, and the threshold from which on they count as vessel."""
+        last = range(max(0, k - self.ensemble), k)
+        images, sums = [item["image"] for item in self.target], None
+        for j in last:
+            self.load_weights(self.segmenter, self._folder(j) / "segmenter" / "weights.pt")
+            shared = shared_vessel_probabilities(self.segmenter, images, self.inferer)
+            found = list(track(shared, f"round {k}: pseudo-masks", len(images)))
+            sums = found if sums is None else [a + b for a, b in zip(sums, found, strict=True)]
+        if self.threshold == "auto":
+            own = [load_json(self._folder(j) / "measures.json")["measures"]["threshold"] for j in last]
+            threshold: float | None = sum(own) / len(own)
+        else:
+            threshold = self.threshold  # type: ignore[assignment]
+        return [p / len(last) for p in sums or []], threshold
+
+    def _fine_tune(self, k: int, folder: Path, items: Sequence[Mapping[str, Any]]) -> None:
         """Step 2; leaves the EMA weights in ``self.generator``."""
         path = folder / "generator" / "weights.pt"
         if not path.exists():
             before = self.generator_weights if k == 1 else self._folder(k - 1) / "generator" / "weights.pt"
             self.load_weights(self.generator.to(self.device), before)
-            items = with_masks(self.target, masks)  # type: ignore[arg-type]
             dataset = PatchDataset(items, self.patch_transform, stable_seed(self.seed, "fine-tune", k))
             ema = EMAHandler(self.generator, momentum=self.ema_momentum)
             self.train_generator(
@@ -244,8 +273,9 @@ class CoOptimization:
         if not path.exists():
             if self.reinitialise:
                 self.segmenter.load_state_dict(self._untrained)
-            pairs = ShardedPairs(str(folder / "pairs"))
-            dataset = PatchDataset(pairs, self.pair_transform, stable_seed(self.seed, "refine", k))
+            folders = [folder / "pairs", *([self.mined] if self.with_mined else [])]
+            pairs: list[Any] = [ShardedPairs(str(place)) for place in folders]
+            dataset = PatchDataset(ConcatDataset(pairs), self.pair_transform, stable_seed(self.seed, "refine", k))
             self.train_segmenter(
                 network=self.segmenter,
                 dataset=dataset,
@@ -309,7 +339,8 @@ def save_round_preview(folder: Path, target: Sequence[Mapping[str, Any]], rows: 
     save_contact_sheet([images, torch.stack([m[crop].float() for m in masks])], folder / "preview_pseudo_masks.png")
 
 
-def _fraction(masks: Sequence[Tensor]) -> float:
+def _fraction(items: Sequence[Mapping[str, Any]]) -> float:
+    masks = [item["label"] for item in items]
     return float(sum(float(m.sum()) for m in masks) / sum(m.numel() for m in masks))
 
 

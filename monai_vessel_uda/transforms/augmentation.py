@@ -1,18 +1,20 @@
-"""What a segmenter should not depend on: brightness, contrast, noise and sharpness of its training images."""
+"""What a segmenter should not depend on: brightness, contrast, noise, sharpness and bends of its training images."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..seeding import stable_seed
+
 
 class RandAppearance:
     r"""Random changes of appearance of a batch of images in [-1, 1]; shapes stay as they are.
 
-    Gamma, contrast, brightness, then noise, then blur: noise before blur is sometimes as coarse as capillaries are,
-    which a photograph does not show and an OCTA image is full of. Geometry is left alone, since the calibre has been
-    matched between the domains.
+    Gamma, contrast, brightness, then noise and speckle, then blur: noise before blur is sometimes as coarse as
+    capillaries are, which a photograph does not show and an OCTA image is full of.
 
     Each image has its own changes, drawn from its own seed, so they do not depend on the batch or the process it is in.
     These are MONAI's ``RandAdjustContrast``, ``RandScaleIntensity``, ``RandShiftIntensity``, ``RandGaussianNoise`` and
@@ -25,6 +27,8 @@ class RandAppearance:
         contrast: largest relative change of the intensities' scale.
         brightness: largest shift.
         noise: largest standard deviation of the noise, each image's uniform below it.
+        speckle: largest standard deviation of noise that grows with the intensity: a factor 1 + n of the intensities,
+            scaled to [0, 2] for it.
         blur: range of the Gaussian's standard deviation along each axis, in px.
     """
 
@@ -35,9 +39,10 @@ class RandAppearance:
         contrast: float = 0.4,
         brightness: float = 0.3,
         noise: float = 0.3,
+        speckle: float = 0.0,
         blur: tuple[float, float] = (0.3, 1.2),
     ) -> None:
-        self.prob = prob
+        self.prob, self.speckle = prob, speckle
         self.gamma, self.contrast, self.brightness, self.noise, self.blur = gamma, contrast, brightness, noise, blur
 
     def __call__(self, images: Tensor, seeds: Tensor) -> Tensor:
@@ -51,9 +56,9 @@ class RandAppearance:
             return images
         generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
         axes = images.ndim - 2
-        happens = self._drawn(generators, 5, images) < self.prob
-        u = self._drawn(generators, 4 + axes, images)
-        noise = torch.stack([torch.randn(images.shape[1:], generator=g) for g in generators]).to(images)
+        happens = _uniform(generators, 6, images) < self.prob
+        u = _uniform(generators, 5 + axes, images)
+        noise = _normal(generators, images.shape[1:], images)
         shape = (-1, *[1] * (images.ndim - 1))
 
         def value(change: int, low: float, high: float, neutral: float) -> Tensor:
@@ -65,12 +70,65 @@ class RandAppearance:
         images = images * value(1, 1 - self.contrast, 1 + self.contrast, neutral=1.0)
         images = images + value(2, -self.brightness, self.brightness, neutral=0.0)
         images = images + value(3, 0.0, self.noise, neutral=0.0) * noise
-        sigmas = torch.where(happens[:, 4:], self.blur[0] + (self.blur[1] - self.blur[0]) * u[:, 4:], 0.0)
+        if self.speckle > 0:
+            factor = value(4, 0.0, self.speckle, neutral=0.0) * _normal(generators, images.shape[1:], images)
+            images = images + (images + 1) * factor
+        sigmas = torch.where(happens[:, 5:], self.blur[0] + (self.blur[1] - self.blur[0]) * u[:, 5:], 0.0)
         return _smooth(images, sigmas, math.ceil(4 * self.blur[1]))
 
-    @staticmethod
-    def _drawn(generators: list[torch.Generator], count: int, like: Tensor) -> Tensor:
-        return torch.stack([torch.rand(count, generator=g) for g in generators]).to(like)
+
+class RandElastic:
+    r"""Random smooth bends of a batch of images and their masks, alike in both.
+
+    Control points every ``spacing`` pixels move by normal displacements, and all others by their interpolation, as in
+    MONAI's ``Rand2DElastic``, for all patches of a batch at once. Each has its own bends, from its own seed.
+
+    Args:
+        magnitude: largest standard deviation of the displacements in px, each patch's uniform below it; 0 leaves
+            everything as it is.
+        spacing: of the control points, px.
+        prob: of a patch being bent.
+    """
+
+    def __init__(self, magnitude: float, spacing: int = 16, prob: float = 0.5) -> None:
+        self.magnitude, self.spacing, self.prob = magnitude, spacing, prob
+
+    def __call__(self, images: Tensor, labels: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Bent images and masks; pixels from beyond the border take the border's value.
+
+        Args:
+            images: shape (batch, 1, \*spatial).
+            labels: binary masks, same shape.
+            seeds: integers, shape (batch,).
+        """
+        if self.magnitude <= 0 or self.prob <= 0:
+            return images, labels
+        # other draws than those of the appearance, which has the same seeds
+        generators = [torch.Generator().manual_seed(stable_seed(int(seed), "elastic")) for seed in seeds]
+        axes, sides = images.ndim - 2, images.shape[2:]
+        u = _uniform(generators, 2, images)
+        deviation = torch.where(u[:, 0] < self.prob, self.magnitude * u[:, 1], 0.0)
+        points = _normal(generators, (axes, *(side // self.spacing + 2 for side in sides)), images)
+        smooth = functional.interpolate(
+            points, sides, mode={1: "linear", 2: "bicubic", 3: "trilinear"}[axes], align_corners=True
+        )
+        # grid_sample wants (x, y): the last axis first, from -1 to 1 between the outer edges of the border pixels
+        extent = torch.tensor(sides[::-1], device=images.device)
+        moved = 2 * deviation.view(-1, *[1] * (axes + 1)) * smooth.flip(1).movedim(1, -1) / extent
+        still = functional.affine_grid(
+            torch.eye(axes, axes + 1).expand(len(images), -1, -1).to(images), list(images.shape), align_corners=False
+        )
+        both = torch.cat([images, labels.to(images)], dim=1)
+        bent = functional.grid_sample(both, still + moved, padding_mode="border", align_corners=False)
+        return bent[:, :1], (bent[:, 1:] >= 0.5).to(labels)
+
+
+def _uniform(generators: Sequence[torch.Generator], count: int, like: Tensor) -> Tensor:
+    return torch.stack([torch.rand(count, generator=g) for g in generators]).to(like)
+
+
+def _normal(generators: Sequence[torch.Generator], shape: Sequence[int], like: Tensor) -> Tensor:
+    return torch.stack([torch.randn(tuple(shape), generator=g) for g in generators]).to(like)
 
 
 def _smooth(images: Tensor, sigmas: Tensor, radius: int) -> Tensor:

@@ -181,6 +181,16 @@ def test_images_are_augmented_by_the_patches_own_seeds_and_labels_are_not(patche
     assert torch.equal(PrepareSegmentation()(batch, torch.device("cpu"))[0], batch["image"])
 
 
+def test_image_and_label_are_deformed_together_before_the_augmentation(patches):
+    batch = torch.utils.data.default_collate([patches[i] for i in range(3)])
+    prepare = PrepareSegmentation(
+        lambda images, seeds: images + 1, lambda images, labels, seeds: (images.flip(2) * 2, labels.flip(2))
+    )
+    image, label = prepare(batch, torch.device("cpu"))
+    assert torch.equal(image, batch["image"].flip(2) * 2 + 1)
+    assert torch.equal(label, batch["label"].flip(2))
+
+
 def test_only_the_trained_timesteps_are_drawn(patches):
     batch = torch.utils.data.default_collate([patches[i] for i in range(200)])
     _, _, (timesteps, _), _ = PrepareNoisePrediction(NoiseSchedule(), 300)(batch, torch.device("cpu"))

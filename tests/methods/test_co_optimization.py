@@ -10,7 +10,7 @@ import torch
 from monai.transforms import Compose
 from torch import nn
 
-from monai_vessel_uda.data.patches import PatchDataset, RandPatchd, RandSymmetryd
+from monai_vessel_uda.data.patches import PatchDataset, RandPatchd, RandSymmetryd, ShardedPairs
 from monai_vessel_uda.engines.weights import load_weights, save_weights
 from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.files import load_json, load_tensors
@@ -278,6 +278,51 @@ class TestThreshold:
         assert ((labels > 0.1) & (labels < 0.9)).any()
 
 
+def test_pseudo_masks_by_the_last_segmenters_together(tmp_path):
+    """The mean of their probabilities, from the mean of their thresholds on."""
+    rounds = Rounds(tmp_path, refinements=(0.5, 0.0), gain=2.0, ensemble=2)
+    rounds.run()
+    folders = [tmp_path / "rounds" / f"round_{k:02d}" / "segmenter" for k in range(2)]
+    levels = [level_of(folder / "weights.pt") for folder in folders]
+    own = [load_json(folder / "weights.json")["threshold"] for folder in folders]
+    assert own[0] != own[1], "thresholds that cannot show it"
+    for details, last in zip(rounds.of("fine-tune"), ([0], [0, 1]), strict=True):
+        for patch in details["patches"]:
+            together = sum(torch.sigmoid(4 * (patch["image"] - levels[j])) for j in last) / len(last)
+            assert torch.equal(patch["label"], (together >= sum(own[j] for j in last) / len(last)).float())
+
+
+def test_the_generator_learns_sure_patches_alone(tmp_path):
+    asked = []
+
+    def lowest(probability, mask, admissible):
+        asked.append((probability, mask))
+        assert torch.equal(admissible, torch.ones_like(mask)), "this target has no surround"
+        return torch.nn.functional.pad(torch.ones(1, 1, 1), (8, 15, 16, 7))  # patches of 16 x 16 of the lower left
+
+    rounds = Rounds(tmp_path, refinements=(0.0,), rounds=1, threshold=0.5, confident=lowest)
+    rounds.run()
+    assert len(asked) == 3
+    assert all(torch.equal(mask, (probability >= 0.5).float()) for probability, mask in asked)
+    corners = [item["image"][:, 8:, :16].flatten().sort().values for item in rounds.target]
+    for patch in rounds.of("fine-tune")[0]["patches"]:
+        assert any(torch.equal(patch["image"].flatten().sort().values, corner) for corner in corners)
+
+
+def test_the_segmenter_learns_mined_pairs_too(tmp_path):
+    rounds = Rounds(tmp_path, refinements=(0.0,), rounds=1, with_mined=True)
+    rounds.run()
+    folders = {"mined": rounds.mined, "generated": tmp_path / "rounds" / "round_01" / "pairs"}
+    sums = {
+        name: [float(pair["image"].sum()) for pair in ShardedPairs(str(folder))] for name, folder in folders.items()
+    }
+    patches = rounds.of("refine")[0]["patches"]
+    nearest = [
+        min(sums, key=lambda name: min(abs(float(patch["image"].sum()) - s) for s in sums[name])) for patch in patches
+    ]
+    assert set(nearest) == {"mined", "generated"}
+
+
 def test_the_best_candidate_by_measures_without_labels_starts(tmp_path):
     summary = Rounds(tmp_path, {"empty": EMPTY, "noisy": NOISY, "right": RIGHT}, (0.0,), rounds=1).run()
     start = summary["rounds"][0]
@@ -358,6 +403,7 @@ def test_an_interrupted_round_continues_after_its_last_step(finished, tmp_path, 
     ("options", "message"),
     [
         ({"rounds": 0}, "rounds: expected K of at least 1, got 0"),
+        ({"ensemble": 0}, "pseudo_mask_ensemble: expected at least 1 segmenter, got 0"),
         ({"threshold": "half"}, "threshold: expected 'auto', a number or null, got 'half'"),
         ({"start": "nowhere"}, "round_start: expected one of latents, noise, both, got 'nowhere'"),
     ],
