@@ -32,6 +32,7 @@ TINY = {
     "sampled_patches": 2,
     "sample_steps": 2,
     "mining_batch_size": 4,
+    "sw_batch_size": 4,
     "pairs": 8,
     "measured_patches": 8,
     "steps": 6,

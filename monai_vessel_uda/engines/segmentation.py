@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from ignite.engine import Engine, Events
 from monai.transforms import Transform
+from torch import Tensor
 
 from ..data.images import IMAGE_SUFFIXES, image_stem, image_suffix, read_image, write_like
 from ..data.layouts import find_items
@@ -104,11 +105,13 @@ class SaveSegmentationd(Transform):
         self.suffix = suffix
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Write the results of ``pred`` (class probabilities at working resolution); returns the item."""
+        """Write the results of ``pred`` (logits at working resolution); returns the item."""
         path = Path(data["file"])
         original = read_image(path)
-        working = data["pred"][1:2].cpu().float() * (data["fov"].cpu() > 0.5)
-        probability = to_size(working, original.array.shape[:2])[0].clamp(0, 1).numpy().astype(np.float32)
+        background, vessel = data["pred"].as_subclass(Tensor).cpu().float()
+        # the softmax of two classes, in the memory of one: this is the peak of a large image
+        working = (vessel - background).sigmoid_().mul_(data["fov"][0].cpu() > 0.5)[None]
+        probability = to_size(working, original.array.shape[:2])[0].clamp_(0, 1).numpy()
         mask = probability >= self.threshold
         place, stem = self._place(path), image_stem(path)
         write_like(mask, place / f"{stem}_vessels{self._suffix(path)}", original)

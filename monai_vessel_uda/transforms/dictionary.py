@@ -161,14 +161,18 @@ class ScaleIntensityInFieldOfViewd(MapTransform):
             raise InputError(f"{_name(data)}: the field of view is empty; check the image or give a mask as 'fov'")
         for key in self.key_iterator(item):
             image = item[key][0].numpy()
-            low, high = np.percentile(image[fov], [self.lower, self.upper])
+            inside = image if fov.all() else image[fov]
+            # as Python's floats: numpy's own would make the image float64
+            low, high = (float(value) for value in np.percentile(inside, [self.lower, self.upper]))
             if not high > low:
                 raise InputError(
                     f"{_name(data)}: expected a picture, received a flat image (percentiles {self.lower} and "
                     f"{self.upper} are both {low:g}); remove it"
                 )
-            scaled = np.clip(2 * (image - low) / (high - low) - 1, -1, 1)
-            item[key] = _filled(scaled, fov)
+            scaled = image - low
+            scaled *= 2 / (high - low)
+            scaled -= 1
+            item[key] = _filled(np.clip(scaled, -1, 1, out=scaled), fov)
         return item
 
 
@@ -242,7 +246,8 @@ class PatchCentresd(Transform):
 
 def _filled(image: NDArray[np.floating], fov: NDArray[np.bool_]) -> Tensor:
     """Float32 tensor (1, H, W) with the median of the field of view outside it."""
-    return torch.from_numpy(np.where(fov, image, np.median(image[fov])).astype(np.float32))[None]
+    filled = image if fov.all() else np.where(fov, image, np.median(image[fov]))
+    return torch.from_numpy(filled.astype(np.float32, copy=False))[None]
 
 
 def _name(data: Mapping[Hashable, Any]) -> str:
