@@ -60,20 +60,41 @@ def _table() -> dict[str, Configuration]:
 
     add("pseudo-masks", "threshold-half", {"pseudo_mask_threshold": 0.5})
     add("pseudo-masks", "soft", {"pseudo_mask_threshold": None})
+    for segmenters in (2, 3):
+        add("pseudo-masks", f"ensemble-{segmenters}", {"pseudo_mask_ensemble": segmenters})
+    for share in (0.25, 0.5, 0.75):
+        add("pseudo-masks", f"sure-{share}", {"confident_share": share})
 
     add("segmenter", "augmentation-off", {"augmentation_probability": 0.0})
+    add("segmenter", "speckle", {"speckle": 0.4})
+    for magnitude in (1.0, 2.0):
+        add("segmenter", f"elastic-{magnitude}", {"elastic": magnitude})
+    add("segmenter", "with-mined", {"with_mined": True})
 
-    spacing = {"ddim": "trailing", "dpm-solver": "quadratic"}
-    for decoder, decoding, generation in (
-        ("ddim", 15, 50),
-        ("ddim", 15, 25),
-        ("ddim", 5, 10),
-        ("dpm-solver", 5, 10),
-        ("dpm-solver", 3, 6),
-    ):
-        settings = {"decoder": decoder, "decoding_steps": decoding, "generation_steps": generation}
-        settings["decoding_spacing"] = spacing[decoder]
-        add("sampling", f"{decoder}-{decoding}-{generation}", settings)
+    ddim = {"decoder": "ddim", "decoding_spacing": "trailing", "decoding_steps": None}
+    add("sampling", "ddim", {**ddim, "generation_steps": 35})
+    add("sampling", "ddim-few-steps", {**ddim, "decoding_steps": 5, "generation_steps": 6})
+    for decoding, generation in ((3, 4), (8, 12)):
+        add(
+            "sampling",
+            f"dpm-solver-{decoding}-{generation}",
+            {"decoding_steps": decoding, "generation_steps": generation},
+        )
+    for timesteps in (500, 600, 800, None):
+        add("sampling", f"from-{timesteps or 'noise'}", {"generation_timesteps": timesteps})
+    from_noise = {**ddim, "generation_steps": 50, "generation_timesteps": None}
+    add("sampling", "ddim-50-from-noise", from_noise)
+
+    add("source generator", "all-timesteps", {"source_timesteps": None})
+    add("source generator", "as-long-as-the-target", {"source_iterations": "@iterations"})
+
+    plain = {
+        **from_noise,
+        "source_timesteps": None,
+        "source_iterations": "@iterations",
+        "generator_def#space_to_depth": 1,
+    }
+    add("cost", "plain", plain)
     return table
 
 

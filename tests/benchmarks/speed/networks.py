@@ -118,11 +118,10 @@ class Variant:
         """The network on its device, in its layout, with weights that depend on nothing else."""
         torch.manual_seed(0)
         network = self.network().to(device)
-        for block in network.modules() if self.attention else ():
+        for block in network.modules():
             if isinstance(block, SABlock):
-                block.use_flash_attention = True
-        if self.channels_last:
-            network = network.to(memory_format=torch.channels_last)
+                block.use_flash_attention = self.attention
+        network = network.to(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
         if not self.compiled:
             return network
         from torch._inductor import config
