@@ -124,6 +124,7 @@ def _check_counts(settings: Mapping[str, Any]) -> None:
             f"round_pairs: expected at most pairs = {values['pairs']}, one for each mined mask, "
             f"got {values['round_pairs']}"
         )
+    _check_timesteps(values)
     share = values["confident_share"]
     if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
         raise InputError(f"confident_share: expected above 0 and at most 1, got {share!r}")
@@ -134,6 +135,21 @@ def _check_counts(settings: Mapping[str, Any]) -> None:
         total, epoch = values[name], values[per_epoch]
         if not (_is_count(total, 1) and _is_count(epoch, 1)) or total % epoch:
             raise InputError(f"{name}: expected a positive multiple of {per_epoch} ({epoch!r}), got {total!r}")
+
+
+def _check_timesteps(values: Mapping[str, Any]) -> None:
+    """Refuse generators that would not learn the timesteps that mining asks of them."""
+    from .diffusion import NoiseSchedule, timestep_grid
+
+    highest = NoiseSchedule().num_train_timesteps
+    lowest = timestep_grid(highest, values["steps"])[values["t0"]] + 1
+    for name in ("source_timesteps", "generation_timesteps"):
+        value = values[name]
+        if value is not None and not (_is_count(value, lowest) and value <= highest):
+            raise InputError(
+                f"{name}: expected null or {lowest} (where t0 = {values['t0']} of {values['steps']} steps lead) to "
+                f"{highest}, got {value!r}"
+            )
 
 
 def _is_count(value: Any, least: int) -> bool:

@@ -28,6 +28,10 @@ def test_counts_are_whole_numbers_and_large_enough(name, how):
         ({"round_pairs": 9, "pairs": 8}, "round_pairs: expected at most pairs = 8, one for each mined mask, got 9"),
         ({"round_pairs": 161}, "round_pairs: expected at most pairs = 160"),
         ({"iterations": 3, "iterations_per_epoch": 2}, "iterations: expected a positive multiple of .* got 3"),
+        ({"t0": 7}, r"source_timesteps: expected null or 350 \(where t0 = 7 of 20 steps lead\) to 1000, got 300"),
+        ({"generation_timesteps": 299}, "generation_timesteps: expected null or 300 .* to 1000, got 299"),
+        ({"generation_timesteps": 1001}, "generation_timesteps: expected null or 300 .* to 1000, got 1001"),
+        ({"source_timesteps": "few"}, "source_timesteps: expected null or 300 .* got 'few'"),
         ({"confident_share": 0}, "confident_share: expected above 0 and at most 1, got 0"),
         ({"confident_share": "half"}, "confident_share: expected above 0 and at most 1, got 'half'"),
         ({"iterations": 0}, "iterations: expected a positive multiple"),
@@ -47,7 +51,7 @@ def test_presets_pass(preset):
 
 
 def test_the_least_that_can_be_passes():
-    least = {**TINY, **AT_LEAST}
+    least = {**TINY, **AT_LEAST, "source_timesteps": None}
     assert resolve_settings("demo", least).items() >= least.items()
 
 

@@ -50,7 +50,7 @@ def _table() -> dict[str, Configuration]:
     add("paper or release", "rounds-reinitialised", {"reinitialise": True})
 
     for t0 in (5, 8, 10, 20, 25, 30):
-        add("t0 of 50", f"t0-{t0}", {"t0": t0})
+        add("t0 of 50", f"t0-{t0}", {"t0": t0, "source_timesteps": max(300, 20 * t0)})
 
     for start in ("latents", "noise"):
         add("rounds", f"rounds-from-{start}", {"round_start": start})
