@@ -7,9 +7,11 @@ from pathlib import Path
 from pydoc import locate
 
 import pytest
+import torch
 
-from monai_vessel_uda.files import load_json
+from monai_vessel_uda.files import load_json, load_tensors
 from monai_vessel_uda.settings import ABOUT_A_PRESET, bundles_folder, load_preset, preset_overrides
+from monai_vessel_uda.workflows import bundle_workflow
 
 from ..conftest import TINY
 
@@ -96,6 +98,16 @@ def test_presets_say_what_they_are():
         assert {key.split("#")[0] for key in preset_overrides(path.stem)} <= ids
     small = preset_overrides("small")
     assert (small["patch_size"], small["generator_def#channels"]) == (64, [32, 64, 96])
+
+
+def test_the_target_generator_may_start_from_the_source_s(adapted):
+    root, weights = bundles_folder() / "ddpm_pretrain", adapted / "stages" / "ddpm_source" / "weights.pt"
+    for domain, warm in (("target", True), ("target", False), ("source", True)):
+        options = {**TINY, "workspace": str(adapted), "domain": domain, "warm_start": warm}
+        parser = bundle_workflow([root / "configs" / "train.json"], root, options).parser
+        found, source = parser.get_parsed_content("network").state_dict(), load_tensors(weights)
+        same = all(torch.equal(found[name], source[name]) for name in source)
+        assert same is (parser.get_parsed_content("settings")["warm_start"]) is (domain == "target" and warm)
 
 
 @pytest.mark.slow

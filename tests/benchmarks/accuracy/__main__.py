@@ -12,6 +12,7 @@ thirds are the unlabelled target. ``test`` (what is reported): all of ``train_ma
 """
 
 import argparse
+import logging
 import os
 import shutil
 import time
@@ -38,7 +39,7 @@ NEEDS = {
     "segmenters/mined": ("latent_mining",),
     "co_optimization": ("ddpm_target", "latent_mining", "segmenters/mined"),
 }
-"""Stages that a stage reads; the other segmenters read images alone."""
+"""Stages that a stage reads; the other segmenters read images alone, and a target generator its warm start."""
 
 
 def target_folders(images: Path, split: str, work: Path) -> dict[str, Path]:
@@ -94,7 +95,8 @@ def take_stages(workspace: Path, default: Path, steps: Iterable[pipeline.Step], 
             same = is_finished(theirs, parser.get_parsed_content("settings"))
         except InputError:
             same = False
-        if same and taken.issuperset(NEEDS.get(name, ())):
+        reads = ("ddpm_source",) if name == "ddpm_target" and settings.get("warm_start") else NEEDS.get(name, ())
+        if same and taken.issuperset(reads):
             taken.add(name)
             if not place.exists():
                 shutil.copytree(theirs, place, copy_function=os.link)
@@ -142,6 +144,7 @@ def run(name: str, configuration: Configuration, arguments: argparse.Namespace) 
 
 def main() -> None:
     """Run what is not in the results yet."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("images", type=Path)
     parser.add_argument("work", type=Path)

@@ -85,6 +85,8 @@ def _table() -> dict[str, Configuration]:
     from_noise = {**ddim, "generation_steps": 50, "generation_timesteps": None}
     add("sampling", "ddim-50-from-noise", from_noise)
 
+    add("target generator", "warm-start", {"warm_start": True})
+    add("target generator", "warm-start-half-as-long", {"warm_start": True, "iterations": 1250})
     add("source generator", "all-timesteps", {"source_timesteps": None})
     add("source generator", "as-long-as-the-target", {"source_iterations": "@iterations"})
 
