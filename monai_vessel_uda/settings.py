@@ -79,7 +79,7 @@ def preset_overrides(name: str) -> dict[str, Any]:
 
     Example:
         >>> preset_overrides("demo")["generator_def#channels"]
-        [32, 64, 64]
+        [24, 48, 64]
     """
     overrides: dict[str, Any] = {}
     for key, value in load_preset(name).items():

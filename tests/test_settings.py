@@ -61,6 +61,6 @@ def test_unknown_preset():
 
 
 def test_iterations_of_the_source_generator_are_whole_epochs():
-    assert resolve_settings("demo", {"source_iterations": 125})["source_iterations"] == 125
+    assert resolve_settings("demo", {"source_iterations": 300})["source_iterations"] == 300
     with pytest.raises(InputError, match=r"source_iterations: expected a positive multiple of iterations_per_epoch"):
         resolve_settings("demo", {"source_iterations": 130})

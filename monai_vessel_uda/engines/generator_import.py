@@ -124,7 +124,7 @@ def _what(mark: Path, before: Mapping[str, Any]) -> str:
 
 def _network(content: Callable[[str], Any]) -> MaskConditionedUNet:
     try:
-        network: MaskConditionedUNet = content("network")
+        network: MaskConditionedUNet = content("network_def")
         return network
     except RuntimeError as error:  # MONAI wraps what the network says of its arguments
         raise InputError(f"generator_def: {error.__cause__ or error}") from error
