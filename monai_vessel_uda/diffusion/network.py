@@ -69,7 +69,7 @@ class MaskConditionedUNet(nn.Module):
         # The layout in which convolutions are fastest; the state dict stays the same. Its group norm of groups of one
         # channel is right to 1e-5 only.
         if spatial_dims == 2 and norm_num_groups < min(channels):
-            self.to(memory_format=torch.channels_last)
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x_t: Tensor, timesteps: Tensor, mask: Tensor | None = None) -> Tensor:
         r"""Predict the noise in ``x_t``.
