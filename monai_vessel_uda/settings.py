@@ -139,10 +139,8 @@ def _check_counts(settings: Mapping[str, Any]) -> None:
 
 def _check_timesteps(values: Mapping[str, Any]) -> None:
     """Refuse generators that would not learn the timesteps that mining asks of them."""
-    from .diffusion import NoiseSchedule, timestep_grid
-
-    highest = NoiseSchedule().num_train_timesteps
-    lowest = timestep_grid(highest, values["steps"])[values["t0"]] + 1
+    highest = 1000  # of the noise schedule; its steps are evenly spaced
+    lowest = round(highest * values["t0"] / values["steps"])
     for name in ("source_timesteps", "generation_timesteps"):
         value = values[name]
         if value is not None and not (_is_count(value, lowest) and value <= highest):
