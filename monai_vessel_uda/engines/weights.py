@@ -82,7 +82,7 @@ def check_timesteps(weights: str | Path, timesteps: int | None) -> None:
     """
     described = Path(weights).with_suffix(".json")
     learnt = load_json(described).get("trained_timesteps") if described.exists() else None
-    if learnt is not None and (timesteps is None or timesteps > learnt):
+    if learnt is not None and (timesteps or 1000) > learnt:  # the schedule's 1000
         raise InputError(
             f"{weights}: this generator learnt the {learnt} least noisy timesteps, and {timesteps or 'all'} are asked "
             "of it; train it on more (source_timesteps, generation_timesteps) or ask for fewer (t0, "
