@@ -7,7 +7,6 @@ code 2. The pipeline is imported inside the commands, so that ``--help`` does no
 import errno
 import json
 import logging
-import warnings
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -16,6 +15,7 @@ from typer.core import TyperGroup
 
 from . import __version__
 from .errors import InputError
+from .progress import log_to_stderr
 
 logger = logging.getLogger("monai_vessel_uda")
 
@@ -97,7 +97,7 @@ def set_up(
 
     Research only; not a medical device.
     """
-    _log_to_stderr()
+    log_to_stderr()
 
 
 @app.command()
@@ -105,11 +105,14 @@ def demo(
     folder: Annotated[Path, typer.Argument(help="Where everything goes.")] = Path("runs/demo"),
     seeds: Annotated[int, typer.Option(help="How many seeds.", min=1)] = 3,
     seed: SeedOption = 0,
+    jobs: Annotated[
+        int | None, typer.Option(help="How many seeds side by side; all, at most two for each thread.", min=1)
+    ] = None,
 ) -> None:
     """Run the whole job on drawn phantoms, once for each seed, and print the scores."""
     from .demo import run_demo
 
-    typer.echo(run_demo(folder, range(seed, seed + seeds)))
+    typer.echo(run_demo(folder, range(seed, seed + seeds), jobs))
 
 
 @app.command()
@@ -367,19 +370,6 @@ def _mendable(error: BaseException) -> str | None:
 def _stop(message: str, code: int) -> NoReturn:
     typer.echo(message, err=True)
     raise typer.Exit(code)
-
-
-def _log_to_stderr() -> None:
-    """Our progress on stderr and nothing else: what Ignite and MONAI log as errors reaches the user as exceptions."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
-    logger.setLevel(logging.INFO)
-    handlers: dict[str, logging.Handler] = {"monai_vessel_uda": handler}
-    # MONAI gives its loggers a handler on stdout unless they exist before it is imported.
-    handlers |= {name: logging.NullHandler() for name in ("ignite", "monai.bundle.workflows")}
-    for name, only in handlers.items():
-        logging.getLogger(name).handlers, logging.getLogger(name).propagate = [only], False
-    warnings.filterwarnings("ignore", category=FutureWarning)
 
 
 def main() -> None:

@@ -1,8 +1,10 @@
 """Progress with time left, on a terminal and in a log alike."""
 
 import logging
+import multiprocessing
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
@@ -13,7 +15,8 @@ T = TypeVar("T")
 class Progress:
     """Counts work towards a known total and says how long the rest will take.
 
-    A terminal gets one line that is rewritten; a log gets a new line every ``log_every`` seconds. Work that ends
+    A terminal gets one line that is rewritten; a log, and a terminal that several processes write to, gets a new line
+    every ``log_every`` seconds. Work that ends
     within five seconds prints nothing but its end. Nothing at all is printed where the package's logger lets no
     warnings through, as in all but the first of several processes.
 
@@ -28,7 +31,8 @@ class Progress:
         self.label, self.total, self.done = label, total, done
         self._resumed_at = done
         self._started = self._last = time.monotonic()
-        self._terminal = sys.stderr.isatty() and logger.isEnabledFor(logging.WARNING)
+        alone = multiprocessing.parent_process() is None
+        self._terminal = alone and sys.stderr.isatty() and logger.isEnabledFor(logging.WARNING)
         self._interval = 0.2 if self._terminal else log_every
 
     def update(self, units: int = 1, **values: float) -> None:
@@ -64,6 +68,23 @@ def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[
     for item in items:
         yield item
         progress.update()
+
+
+def log_to_stderr(prefix: str = "") -> None:
+    """Our progress on stderr and nothing else: what Ignite and MONAI log as errors reaches the user as exceptions.
+
+    Args:
+        prefix: of every message.
+    """
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(f"%(asctime)s  {prefix}%(message)s", "%H:%M:%S"))
+    logger.setLevel(logging.INFO)
+    handlers: dict[str, logging.Handler] = {"monai_vessel_uda": handler}
+    # MONAI gives its loggers a handler on stdout unless they exist before it is imported.
+    handlers |= {name: logging.NullHandler() for name in ("ignite", "monai.bundle.workflows")}
+    for name, only in handlers.items():
+        logging.getLogger(name).handlers, logging.getLogger(name).propagate = [only], False
+    warnings.filterwarnings("ignore", category=FutureWarning)
 
 
 def clock(seconds: float) -> str:

@@ -44,6 +44,9 @@ AT_LEAST = {
 MAY_BE_NULL = ("decoding_steps", "round_pairs")
 """Counts that follow from others where they are not given."""
 
+NUM_TRAIN_TIMESTEPS = 1000
+"""T of the bundles' noise schedule, whose class cannot be asked without loading torch."""
+
 
 def bundles_folder() -> Path:
     """Where the four bundles and the presets lie: inside an installed package, or at the top level of a checkout."""
@@ -139,14 +142,13 @@ def _check_counts(settings: Mapping[str, Any]) -> None:
 
 def _check_timesteps(values: Mapping[str, Any]) -> None:
     """Refuse generators that would not learn the timesteps that mining asks of them."""
-    highest = 1000  # of the noise schedule; its steps are evenly spaced
-    lowest = round(highest * values["t0"] / values["steps"])
+    lowest = round(NUM_TRAIN_TIMESTEPS * values["t0"] / values["steps"])
     for name in ("source_timesteps", "generation_timesteps"):
         value = values[name]
-        if value is not None and not (_is_count(value, lowest) and value <= highest):
+        if value is not None and not (_is_count(value, lowest) and value <= NUM_TRAIN_TIMESTEPS):
             raise InputError(
                 f"{name}: expected null or {lowest} (where t0 = {values['t0']} of {values['steps']} steps lead) to "
-                f"{highest}, got {value!r}"
+                f"{NUM_TRAIN_TIMESTEPS}, got {value!r}"
             )
 
 

@@ -56,11 +56,11 @@ def raising(error):
 
 
 def test_demo_runs_consecutive_seeds_and_prints_the_table(calls):
-    result = run("demo", "there", "--seeds", 2, "--seed", 5)
+    result = run("demo", "there", "--seeds", 2, "--seed", 5, "--jobs", 1)
     assert result.exit_code == 0
     assert "| Dice |" in result.stdout
-    ((_, (folder, seeds), _),) = calls
-    assert folder == Path("there") and list(seeds) == [5, 6]
+    ((_, (folder, seeds, jobs), _),) = calls
+    assert (folder, list(seeds), jobs) == (Path("there"), [5, 6], 1)
 
 
 def test_prepare_passes_folders_and_the_presets_resolution(calls, tmp_path):

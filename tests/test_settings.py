@@ -2,8 +2,9 @@
 
 import pytest
 
+from monai_vessel_uda.diffusion import NoiseSchedule
 from monai_vessel_uda.errors import InputError
-from monai_vessel_uda.settings import AT_LEAST, MAY_BE_NULL, preset_overrides, resolve_settings
+from monai_vessel_uda.settings import AT_LEAST, MAY_BE_NULL, NUM_TRAIN_TIMESTEPS, preset_overrides, resolve_settings
 
 from .conftest import TINY
 
@@ -64,3 +65,7 @@ def test_iterations_of_the_source_generator_are_whole_epochs():
     assert resolve_settings("demo", {"source_iterations": 300})["source_iterations"] == 300
     with pytest.raises(InputError, match=r"source_iterations: expected a positive multiple of iterations_per_epoch"):
         resolve_settings("demo", {"source_iterations": 130})
+
+
+def test_timesteps_are_the_schedules():
+    assert NUM_TRAIN_TIMESTEPS == NoiseSchedule().num_train_timesteps

@@ -70,21 +70,21 @@ def _same_or_base(network: nn.Module, name: str | None) -> str:
     return name if name in names else names[0]  # type: ignore[return-value]
 
 
-def check_timesteps(weights: str | Path, timesteps: int | None) -> None:
+def check_timesteps(weights: str | Path, timesteps: int) -> None:
     """Refuse to use a generator at timesteps that it was not trained on, as its description says.
 
     Args:
         weights: of the generator.
-        timesteps: how many are asked of it, from the least noisy on; all if None.
+        timesteps: how many are asked of it, from the least noisy on.
 
     Raises:
         InputError: more timesteps than it learnt.
     """
     described = Path(weights).with_suffix(".json")
     learnt = load_json(described).get("trained_timesteps") if described.exists() else None
-    if learnt is not None and (timesteps or 1000) > learnt:  # the schedule's 1000
+    if learnt is not None and timesteps > learnt:
         raise InputError(
-            f"{weights}: this generator learnt the {learnt} least noisy timesteps, and {timesteps or 'all'} are asked "
+            f"{weights}: this generator learnt the {learnt} least noisy timesteps, and {timesteps} are asked "
             "of it; train it on more (source_timesteps, generation_timesteps) or ask for fewer (t0, "
             "generation_timesteps)"
         )

@@ -1,109 +1,18 @@
-"""Public data sets as they are downloaded, made small, and every way a folder can be wrong."""
+"""What is found in public data sets as they are downloaded."""
 
-import gzip
 import os
 import shutil
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from monai_vessel_uda.data.layouts import LAYOUTS, find_items
 from monai_vessel_uda.errors import InputError
 
+from .trees import EXPECTED, TREES, ids, make
+
 DATA = Path(os.environ.get("VESSEL_UDA_DATA", Path(__file__).parents[3] / "shared" / "data"))
-
-# data set: (root, files, where masks lie, {what is asked: images expected})
-TREES = {
-    "fives": [
-        *[f"train/{part}/{n}.png" for part in ("Original", "Ground truth") for n in ("1_A", "2_D", "10_G")],
-        *[f"test/{part}/{n}.png" for part in ("Original", "Ground truth") for n in ("1_A", "3_N")],
-    ],
-    "drive": [
-        *["training/images/21_training.tif", "training/images/22_training.tif"],
-        *["training/1st_manual/21_manual1.gif", "training/1st_manual/22_manual1.gif"],
-        *["training/mask/21_training_mask.gif", "training/mask/22_training_mask.gif"],
-        *["test/images/01_test.tif", "test/1st_manual/01_manual1.gif", "test/mask/01_test_mask.gif"],
-        "test/2nd_manual/01_manual2.gif",
-    ],
-    "chase_db1": [f"Image_{n}{rest}" for n in ("01L", "01R", "02L") for rest in (".jpg", "_1stHO.png", "_2ndHO.png")],
-    "stare": [
-        *["stare-images/im0001.ppm.gz", "stare-images/im0139.ppm.gz"],
-        *["labels-ah/im0001.ah.ppm.gz", "labels-ah/im0139.ah.ppm.gz", "labels-vk/im0001.vk.ppm.gz"],
-    ],
-    "hrf": [
-        *[f"images/{n}.JPG" for n in ("01_dr", "01_g", "01_h")],
-        *[f"manual1/{n}.tif" for n in ("01_dr", "01_g", "01_h")],
-        *[f"mask/{n}_mask.tif" for n in ("01_dr", "01_g", "01_h")],
-    ],
-    "octa500_3m": [
-        *[f"OCTA_3mm/Projection Maps/{m}/{n}.bmp" for m in ("OCTA(ILM_OPL)", "OCT(FULL)") for n in (10301, 10451)],
-        *[f"Label/GT_LargeVessel/{n}.bmp" for n in (10001, 10301, 10451)],
-        *[f"Label/GT_Capillary/{n}.bmp" for n in (10001, 10301, 10451)],
-    ],
-    "octa500_6m": [
-        f"OCTA_6M/{part}/{n}.bmp"
-        for part in ("Projection Maps/OCTA(ILM_OPL)", "Projection Maps/OCTA(FULL)", "GroundTruth")
-        for n in (10001, 10200, 10201)
-    ],
-    "rose1": [
-        f"{layer}/{split}/{part}/{n}.tif"
-        for layer in ("SVC", "DVC")
-        for split, numbers in (("train", ("01", "02")), ("test", ("01",)))
-        for part in ("img", "gt", "thick_gt")
-        for n in numbers
-    ],
-    "rose2": [
-        f"{split}/{part}/{n}_SVP.png"
-        for split, numbers in (("train", ("1_OD", "1_OS")), ("test", ("11_OD",)))
-        for part in ("original", "gt")
-        for n in numbers
-    ],
-    "rossa": [
-        f"{split}/{part}/{n}.png"
-        for split, numbers in (("train_manual", (1, 2)), ("train_sam", (101,)), ("val", (301,)), ("test", (201,)))
-        for part in ("image", "label")
-        for n in numbers
-    ],
-    "plain": [f"{part}/eye {n}.png" for part in ("images", "labels") for n in "abc"],
-}
-# ids expected from the root, from the root with split="test", and the folder of each first item's mask
-EXPECTED = {
-    "fives": (["FIVES-train-10_G", "FIVES-train-1_A", "FIVES-train-2_D"], 2, "train/Ground truth/10_G.png"),
-    "drive": (["DRIVE-train-21", "DRIVE-train-22"], 1, "training/1st_manual/21_manual1.gif"),
-    "chase_db1": ([f"CHASE_DB1-Image_{n}" for n in ("01L", "01R", "02L")], None, "Image_01L_1stHO.png"),
-    "stare": (["STARE-im0001", "STARE-im0139"], None, "labels-ah/im0001.ah.ppm.gz"),
-    "hrf": (["HRF-01_dr", "HRF-01_g", "HRF-01_h"], None, "manual1/01_dr.tif"),
-    "octa500_3m": (["OCTA-500_3M-10301"], 1, "Label/GT_LargeVessel/10301.bmp"),
-    "octa500_6m": (["OCTA-500_6M-10001", "OCTA-500_6M-10200"], 1, "OCTA_6M/GroundTruth/10001.bmp"),
-    "rose1": (["ROSE-1-train-01", "ROSE-1-train-02"], 1, "SVC/train/gt/01.tif"),
-    "rose2": (["ROSE-2-train-1_OD_SVP", "ROSE-2-train-1_OS_SVP"], 1, "train/gt/1_OD_SVP.png"),
-    "rossa": (["ROSSA-train-1", "ROSSA-train-2"], 1, "train_manual/label/1.png"),
-    "plain": (["clinic-eye_a", "clinic-eye_b", "clinic-eye_c"], None, "labels/eye a.png"),
-}
-
-
-def make(root, files, size=(8, 12)):
-    for name in files:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture = Image.fromarray(np.arange(size[0] * size[1], dtype=np.uint8).reshape(size))
-        picture.save(path.with_suffix("") if path.suffix == ".gz" else path)
-        if path.suffix == ".gz":
-            path.write_bytes(gzip.compress(path.with_suffix("").read_bytes()))
-            path.with_suffix("").unlink()
-    return root
-
-
-@pytest.fixture
-def tree(tmp_path):
-    return lambda name: make(tmp_path / "clinic", TREES[name])
-
-
-def ids(items):
-    return [item["id"] for item in items]
 
 
 def relative(item, key, root):
@@ -312,90 +221,6 @@ def test_sorted_whatever_the_disk_says(tree, monkeypatch):
     iterdir = Path.iterdir
     monkeypatch.setattr(Path, "iterdir", lambda self: reversed(list(iterdir(self))))
     assert find_items(root, domain="source", labels="required") == expected
-
-
-def assert_refused(root, match, **options):
-    with pytest.raises(InputError, match=match):
-        find_items(root, **{"domain": "source", "labels": "required", **options})
-
-
-def test_wrong_arguments(tree):
-    root = tree("plain")
-    assert_refused(root, "layout='fivez' is unknown.*fives, drive", layout="fivez")
-    assert_refused(root, "domain='sauce'", domain="sauce")
-    assert_refused(root, "labels='maybe'", labels="maybe")
-    assert_refused(root / "nowhere", "nowhere: no such folder")
-    assert_refused(root / "images" / "eye a.png", "no such folder")
-    assert_refused(root, "no images and masks laid out as drive", layout="drive")
-
-
-def test_empty_folders(tmp_path):
-    assert_refused(tmp_path, "found no images and masks")
-    assert_refused(tmp_path, "found no images laid", labels="forbidden")
-    for part in ("images", "labels"):
-        (tmp_path / part).mkdir()
-    assert_refused(tmp_path, "found no images and masks")
-
-
-def test_split_without_images(tmp_path):
-    make(tmp_path, ["OCTA_3M/Projection Maps/OCTA(ILM_OPL)/10301.bmp"])
-    assert_refused(tmp_path, "no image belongs to split 'test'", labels="forbidden", split="test")
-
-
-@pytest.mark.parametrize("name", LAYOUTS)
-def test_an_image_without_its_mask(tree, name):
-    root = tree(name)
-    (root / EXPECTED[name][2]).unlink()
-    if name == "octa500_3m":
-        root = root / "OCTA_3mm"
-    assert_refused(root, "no mask found")
-
-
-@pytest.mark.parametrize("name", [name for name in LAYOUTS if name != "octa500_3m"])
-def test_a_mask_without_its_image(tree, name):
-    root = tree(name)
-    Path(find_items(root, domain="source", labels="required")[0]["image"]).unlink()
-    assert_refused(root, f"{Path(EXPECTED[name][2]).name}: no image found")
-    assert len(find_items(root, domain="source", labels="forbidden")) == len(EXPECTED[name][0]) - 1
-
-
-def test_all_masks_missing_names_the_image(tree):
-    root = tree("fives")
-    shutil.rmtree(root / "train" / "Ground truth")
-    assert_refused(root / "train", "10_G.png.*no mask found in .*Ground truth")
-
-
-def test_an_oddly_named_image_is_not_passed_over(tree):
-    root = make(tree("fives"), ["train/Original/copy.png"])
-    assert_refused(root, "copy.png: no mask found")
-    assert "FIVES-train-copy" in ids(find_items(root, domain="target", labels="forbidden"))
-
-
-def test_two_files_of_one_name(tree):
-    root = make(tree("plain"), ["images/eye a.jpg"])
-    assert_refused(root, "eye a.jpg and eye a.png are two files of one name")
-    assert_refused(root, "two files of one name", labels="forbidden")
-
-
-def test_two_masks_of_one_name_do_not_matter_if_forbidden(tree):
-    root = make(tree("plain"), ["labels/eye a.tif"])
-    assert_refused(root, "two files of one name")
-    assert len(find_items(root, domain="target", labels="forbidden")) == 3
-
-
-def test_sizes_differ(tree):
-    root = tree("plain")
-    make(root, ["labels/eye b.png"], size=(12, 8))
-    assert_refused(root, r"labels/eye b.png: its size \(height, width\) is \(12, 8\).*is \(8, 12\)")
-
-
-def test_several_data_sets_in_one_folder(tmp_path):
-    make(tmp_path / "FIVES", TREES["fives"])
-    assert ids(find_items(tmp_path, domain="source", labels="required")) == EXPECTED["fives"][0]
-    make(tmp_path / "HRF", TREES["hrf"])
-    assert_refused(tmp_path, "several data sets .fives, hrf.")
-    shutil.copytree(tmp_path / "FIVES", tmp_path / "FIVES copy")
-    assert_refused(tmp_path, "several data sets", layout="fives")
 
 
 @pytest.mark.parametrize(

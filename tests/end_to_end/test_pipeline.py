@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from monai_vessel_uda import demo, pipeline
+from monai_vessel_uda import pipeline
 from monai_vessel_uda.data.images import read_image
 from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.files import load_json, load_tensors, save_json
@@ -173,15 +173,3 @@ def test_preparing_over_an_adaptation_is_refused(adapted, phantoms, tmp_path):
     workspace = Path(shutil.copytree(adapted, tmp_path / "w"))
     with pytest.raises(InputError, match="earlier adaptation"):
         pipeline.prepare(workspace, [phantoms["source"]], phantoms["target"])
-
-
-def test_demo_writes_one_table_for_all_seeds(tmp_path, monkeypatch, adapted):
-    def adapt(workspace, preset):
-        assert preset == "demo"
-        shutil.copy(adapted / "scores.json", workspace / "scores.json")
-
-    monkeypatch.setattr(pipeline, "adapt", adapt)
-    table = demo.run_demo(tmp_path, seeds=[4, 5])
-    assert table == (tmp_path / "demo.md").read_text()
-    assert "| seed 4 | seed 5 |" in table
-    assert "final (exported)" in table

@@ -39,11 +39,11 @@ def test_a_file_that_holds_no_state_dict(tmp_path, content):
 
 def test_timesteps_that_were_not_learnt_are_refused(tmp_path):
     weights = tmp_path / "weights.pt"
-    check_timesteps(weights, None)
+    check_timesteps(weights, 1000)
     save_json({"trained_timesteps": None}, tmp_path / "weights.json")
-    check_timesteps(weights, None)
+    check_timesteps(weights, 1000)
     save_json({"trained_timesteps": 600}, tmp_path / "weights.json")
     check_timesteps(weights, 600)
-    for asked in (None, 601):
+    for asked in (601, 1000):
         with pytest.raises(InputError, match="learnt the 600 least noisy"):
             check_timesteps(weights, asked)

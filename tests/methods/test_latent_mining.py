@@ -6,7 +6,7 @@ import torch
 from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.methods.latent_mining import IntensityRange, LatentMining
 
-from .conftest import SCHEDULE, GaussianGenerator
+from .generators import SCHEDULE, GaussianGenerator
 
 
 def test_mining_moves_images_to_the_target_and_keeps_what_the_mask_does_not_explain(batch):

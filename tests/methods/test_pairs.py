@@ -11,7 +11,7 @@ from monai_vessel_uda.methods import pairs as pairs_module
 from monai_vessel_uda.methods.latent_mining import LatentMining
 from monai_vessel_uda.methods.pairs import measure_mined, mine_pairs, regenerate_pairs, write_shards
 
-from .conftest import ANY, SCHEDULE, GaussianGenerator
+from .generators import ANY, SCHEDULE, GaussianGenerator
 
 MINING = LatentMining(SCHEDULE, steps=10, t0=3, generation_steps=3)
 
