@@ -1,10 +1,9 @@
 """``vessel-uda``: parses, calls one function of the pipeline, prints what it returns.
 
-What a user can mend (:class:`~monai_vessel_uda.errors.InputError`, a full disk) becomes one line on stderr and exit
-code 2. The pipeline is imported inside the commands, so that ``--help`` does not wait for torch.
+What a user can mend (:func:`~monai_vessel_uda.errors.mendable`) becomes one line on stderr and exit code 2.
+The pipeline is imported inside the commands, so that ``--help`` does not wait for torch.
 """
 
-import errno
 import json
 import logging
 from pathlib import Path
@@ -14,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from . import __version__
-from .errors import InputError
+from .errors import InputError, mendable
 from .progress import log_to_stderr
 
 logger = logging.getLogger("monai_vessel_uda")
@@ -30,7 +29,7 @@ class OneLineErrors(TyperGroup):
         except KeyboardInterrupt:
             _stop("interrupted; run the same command again to continue", 130)
         except Exception as error:
-            message = _mendable(error)
+            message = mendable(error)
             if message is None:
                 raise
             _stop(f"error: {message}", 2)
@@ -353,18 +352,6 @@ def _overrides(settings: list[str]) -> dict[str, Any]:
             raise InputError(f"--set: expected id=value, got {setting!r}")
         overrides[name] = _value(text)
     return overrides
-
-
-def _mendable(error: BaseException) -> str | None:
-    """What to tell the user if an InputError or a full disk lies beneath, since MONAI wraps what its parts raise."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, InputError):
-            return " ".join(str(cause).splitlines())
-        if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
-            return f"{cause.filename or 'writing'}: the disk is full; free some space, then run the same command again"
-        cause = cause.__cause__ if cause.__suppress_context__ else cause.__context__
-    return None
 
 
 def _stop(message: str, code: int) -> NoReturn:

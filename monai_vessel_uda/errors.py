@@ -1,5 +1,6 @@
 """The one error a user can cause and can mend."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -26,3 +27,17 @@ def surfacing_input_errors() -> Iterator[None]:
         if cause is None:
             raise
         raise cause from None
+
+
+def mendable(error: BaseException) -> str | None:
+    """What to tell the user, on one line, if an InputError, a full or a closed disk lies beneath what MONAI raised."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, InputError):
+            return " ".join(str(cause).split())
+        if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
+            return f"{cause.filename or 'writing'}: the disk is full; free some space, then run the same command again"
+        if isinstance(cause, OSError) and cause.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and cause.filename:
+            return f"{cause.filename}: {cause.strerror}; choose another folder or ask for access to this one"
+        cause = cause.__cause__ if cause.__suppress_context__ else cause.__context__
+    return None

@@ -16,9 +16,8 @@ class Progress:
     """Counts work towards a known total and says how long the rest will take.
 
     A terminal gets one line that is rewritten; a log, and a terminal that several processes write to, gets a new line
-    every ``log_every`` seconds. Work that ends
-    within five seconds prints nothing but its end. Nothing at all is printed where the package's logger lets no
-    warnings through, as in all but the first of several processes.
+    every ``log_every`` seconds. Work that ends within five seconds prints nothing but its end. Nothing at all is
+    printed where the package's logger lets no warnings through, as in all but the first of several processes.
 
     Args:
         label: what is being done.

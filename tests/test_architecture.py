@@ -6,7 +6,7 @@ from pathlib import Path
 import monai_vessel_uda
 
 ROOT = Path(monai_vessel_uda.__file__).parent
-SHARED = {"errors", "files", "progress", "seeding", "preview", ""}
+SHARED = {"config_ids", "errors", "files", "progress", "seeding", "preview", ""}
 """Small modules that every part may use."""
 MAY_IMPORT = {
     "data": set(),
@@ -17,7 +17,8 @@ MAY_IMPORT = {
     "methods": {"data", "transforms", "diffusion", "losses", "metrics"},
     "engines": {"data", "transforms", "diffusion", "losses", "metrics", "methods"},
     "report": set(),
-    "settings": set(),
+    "limits": set(),
+    "settings": {"limits"},
     "deployment": {"data", "settings"},
     "pipeline": {
         "deployment",

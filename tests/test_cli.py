@@ -1,5 +1,7 @@
 import errno
+import json
 import logging
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,8 @@ import monai_vessel_uda
 from monai_vessel_uda import demo, pipeline, segmenter, settings
 from monai_vessel_uda.cli import app
 from monai_vessel_uda.errors import InputError
+
+from .permissions import give_up_override
 
 SUMMARY = {"dice": {"mean": 0.5312, "low": 0.5, "high": 0.56, "n": 2}, "roc_auc": {"mean": None}}
 
@@ -200,6 +204,55 @@ def test_bad_input_is_one_line_and_code_2_and_leaves_nothing(arguments, tmp_path
     assert result.stdout == ""
     assert "missing" in line or "no_value" in line or "--target" in line
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_folders_that_cannot_be_written_are_one_line_and_code_2(phantoms, adapted, tmp_path):
+    """All commands that write, in one process without root's right to write everywhere."""
+    closed, workspace = tmp_path / "closed", tmp_path / "workspace"
+    shutil.copytree(adapted, workspace)
+    closed.mkdir()
+    folders = ["--source", phantoms["source"], "--target", phantoms["target"]]
+    images = phantoms["evaluation"]
+    commands = [
+        ["prepare", closed / "w", *folders],
+        ["adapt", closed / "w", *folders],
+        ["demo", closed / "demo", "--jobs", 1],
+        ["segment", images / "images", closed / "masks", "--bundle", workspace],
+        ["evaluate", workspace, images, "--output", closed / "scores.json"],
+        ["package", workspace, "--output", closed],
+        ["report", workspace],
+        ["convert", workspace, "--to", "torchscript"],
+        ["adapt", workspace],
+    ]
+    (tmp_path / "commands.json").write_text(json.dumps([[str(a) for a in command] for command in commands]))
+    program = f"""
+import json
+from pathlib import Path
+from typer.testing import CliRunner
+from monai_vessel_uda.cli import app
+for command in json.loads(Path({str(tmp_path / "commands.json")!r}).read_text()):
+    result = CliRunner().invoke(app, command)
+    print(json.dumps([command[0], result.exit_code, result.stderr.splitlines()[-1:], repr(result.exception)]))
+"""
+    closable = [closed, *(path for path in (workspace, *workspace.rglob("*")) if path.is_dir())]
+    before = {path: path.read_bytes() for path in workspace.rglob("*") if path.is_file()}
+    try:
+        for folder in closable:
+            folder.chmod(0o555)
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, capture_output=True, text=True, preexec_fn=give_up_override)
+    finally:
+        for folder in closable:
+            folder.chmod(0o755)
+    results = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('["')]
+    assert [result[0] for result in results] == [command[0] for command in commands], done.stderr[-2000:]
+    for result in results:
+        name, code, (line,), _ = result
+        assert code == 2 and line.startswith("error: ") and ("ermission denied" in line or "written" in line), result
+        assert str(closed if name not in ("report", "convert") else workspace) in line or name == "adapt", result
+    assert not list(closed.iterdir())
+    assert {path: path.read_bytes() for path in workspace.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize("arguments", [["adapt"], ["demo", "--seeds", "0"], ["nonsense"], ["segment", "a", "b"]])

@@ -1,6 +1,5 @@
 """What the command checks before it becomes the server; tests/label has the server itself."""
 
-import ctypes
 import fcntl
 import json
 import os
@@ -21,7 +20,7 @@ from monai_vessel_uda import label
 from monai_vessel_uda.cli import app
 from monai_vessel_uda.errors import InputError
 
-CAP_DAC_OVERRIDE, PR_CAPBSET_DROP = 1, 24
+from .permissions import give_up_override
 
 
 @pytest.fixture
@@ -204,11 +203,6 @@ def test_two_images_of_one_name(tmp_path, environment, studies, bundle):
 def test_studies_that_cannot_be_written(tmp_path, environment, studies, bundle):
     """In a process of its own, without root's right to write everywhere."""
     studies.chmod(0o555)
-
-    def give_up_override():
-        if os.geteuid() == 0:
-            assert ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, 0, 0, 0) == 0
-
     command = [sys.executable, "-m", "monai_vessel_uda.cli", "label", "--studies", studies, "--bundle", bundle]
     command += ["--environment", environment]
     before = contents(tmp_path)

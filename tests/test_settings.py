@@ -1,10 +1,15 @@
 """What an adaptation refuses before it starts, rather than after hours."""
 
+from typing import get_args
+
 import pytest
 
 from monai_vessel_uda.diffusion import NoiseSchedule
 from monai_vessel_uda.errors import InputError
-from monai_vessel_uda.settings import AT_LEAST, MAY_BE_NULL, NUM_TRAIN_TIMESTEPS, preset_overrides, resolve_settings
+from monai_vessel_uda.limits import AT_LEAST, FROM_TO, MAY_BE_NULL, NUM_TRAIN_TIMESTEPS, ONE_OF, TRUE_OR_FALSE
+from monai_vessel_uda.methods.latent_mining import Decoder
+from monai_vessel_uda.methods.pairs import Start
+from monai_vessel_uda.settings import preset_overrides, resolve_settings
 
 from .conftest import TINY
 
@@ -35,15 +40,51 @@ def test_counts_are_whole_numbers_and_large_enough(name, how):
         ({"source_timesteps": "few"}, "source_timesteps: expected null or 300 .* got 'few'"),
         ({"confident_share": 0}, "confident_share: expected above 0 and at most 1, got 0"),
         ({"confident_share": "half"}, "confident_share: expected above 0 and at most 1, got 'half'"),
+        ({"confident_share": True}, "confident_share: expected above 0 and at most 1, got True"),
+        ({"overlap": 1}, "overlap: expected from 0 to below 1, got 1"),
+        ({"pseudo_mask_threshold": "half"}, "pseudo_mask_threshold: expected 'auto', null or .* got 'half'"),
+        ({"pseudo_mask_threshold": 50}, "pseudo_mask_threshold: expected 'auto', null or .* got 50"),
+        ({"generation_steps": 701}, "generation_steps: expected at most 700, one for each timestep, got 701"),
+        ({"decoding_steps": 301}, "decoding_steps: expected at most 300, one for each timestep, got 301"),
+        ({"steps": 1001}, "steps: expected at most 1000"),
         ({"iterations": 0}, "iterations: expected a positive multiple"),
         ({"refine_iterations": "many"}, "refine_iterations: expected a positive multiple .* got 'many'"),
         ({"round_iterations_per_epoch": 0}, "round_iterations: expected a positive multiple of"),
+        ({"generator_def#chanels": [8]}, "has this id; did you mean 'generator_def#channels'"),
+        ({"generator_def#channels#x": 8}, "override 'generator_def#channels#x': no bundle config has this id$"),
         ({"rouns": 3}, "override 'rouns': no bundle config has this id; did you mean 'rounds'"),
     ],
 )
 def test_counts_that_do_not_go_together(overrides, message):
     with pytest.raises(InputError, match=message):
         resolve_settings("demo", overrides)
+
+
+@pytest.mark.parametrize("name", sorted(ONE_OF))
+def test_words_are_known(name):
+    for known in ONE_OF[name]:
+        assert resolve_settings("demo", {name: known})[name] == known
+    with pytest.raises(InputError, match=f"^{name}: expected one of .*, got 'nothing'$"):
+        resolve_settings("demo", {name: "nothing"})
+
+
+def test_words_are_those_of_the_methods():
+    assert (ONE_OF["decoder"], ONE_OF["round_start"]) == (get_args(Decoder), get_args(Start))
+
+
+@pytest.mark.parametrize("name", TRUE_OR_FALSE)
+@pytest.mark.parametrize("value", [None, 1, "no"])
+def test_switches_are_true_or_false(name, value):
+    with pytest.raises(InputError, match=f"^{name}: expected true or false, got {value!r}$"):
+        resolve_settings("demo", {name: value})
+
+
+@pytest.mark.parametrize("name", sorted(FROM_TO))
+@pytest.mark.parametrize("value", [-0.1, "much", None, True, float("nan")])
+def test_numbers_are_in_range(name, value):
+    with pytest.raises(InputError, match=f"^{name}: expected 0 to .*, got {value!r}$"):
+        resolve_settings("demo", {name: value})
+    assert resolve_settings("demo", {name: 0.5})[name] == 0.5
 
 
 @pytest.mark.parametrize("preset", ["demo", "small", "full"])

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..config_ids import set_id
 from ..data.licences import known_licence, licence_file
 from ..errors import InputError
 from ..files import load_json, load_tensors, replacing, save_json, sha256
-from ..settings import bundle_folder, set_id
+from ..settings import bundle_folder
 
 logger = logging.getLogger("monai_vessel_uda")
 

@@ -4,13 +4,13 @@ MONAI takes a misspelt override for a new id and ignores it, and shows a user's 
 the stages call :func:`check` first.
 """
 
-import difflib
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from ..errors import InputError, surfacing_input_errors
+from ..config_ids import misspelt
+from ..errors import InputError, mendable
 from ..files import load_json
 
 _OWN_OPTIONS = {
@@ -45,12 +45,11 @@ def check(arguments: Sequence[str] | None = None) -> None:
     if sys.excepthook is sys.__excepthook__:
         sys.excepthook = _one_line
     options = dict(_options(arguments[1:]))
-    known = {key.lstrip("+") for path in _config_files(options.get("config_file", "")) for key in load_json(path)}
+    configs = [load_json(path) for path in _config_files(options.get("config_file", ""))]
     for name, value in options.items():
-        first = name.replace("::", "#").split("#")[0]
-        if first not in known | _OWN_OPTIONS and known:
-            close = difflib.get_close_matches(first, sorted(known), n=1)
-            hint = f"; did you mean --{close[0]}?" if close else ""
+        close = misspelt(name, configs) if configs and name not in _OWN_OPTIONS else None
+        if close is not None:
+            hint = f"; did you mean --{close}?" if close else ""
             raise InputError(f"--{name}: no config that was given has this id{hint}")
         if "#" in value and not value.startswith(("$", "@", "%")):
             raise InputError(
@@ -74,15 +73,13 @@ def _config_files(text: str) -> list[str]:
 
 
 def _one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print an InputError, however deep MONAI has wrapped it, as one line; leave everything else to Python."""
-    try:
-        with surfacing_input_errors():
-            raise error
-    except InputError as mendable:
-        print(f"error: {' '.join(str(mendable).split())}", file=sys.stderr)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        # an excepthook cannot choose the exit code otherwise
-        raise SystemExit(2) from None
-    except BaseException:
+    """Print what a user can mend, however deep MONAI has wrapped it, as one line; leave everything else to Python."""
+    message = mendable(error)
+    if message is None:
         sys.__excepthook__(kind, error, trace)
+        return
+    print(f"error: {message}", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # an excepthook cannot choose the exit code otherwise
+    raise SystemExit(2) from None

@@ -124,8 +124,6 @@ def save_samples(
     highest = timesteps or schedule.num_train_timesteps
     sampler = LatentMining(
         schedule,
-        steps=schedule.num_train_timesteps,  # t0 of 1 leaves every start free
-        t0=1,
         generation_steps=min(steps, highest),
         generation_timesteps=highest,
         seed=seed,

@@ -78,8 +78,8 @@ def model_transforms(description: Mapping[str, Any], scale: float | None = None)
     return target_transforms(record)
 
 
-class SaveSegmentationd(Transform):
-    """Write the mask (and the probabilities, and an overlay) of one image, at its native size and geometry.
+class SaveVesselsOfLogitsd(Transform):
+    """Write the mask (and the probabilities, and an overlay) of one image's logits, at its native size and geometry.
 
     Args:
         output_dir: where results go; sub-folders of ``root`` are kept.

@@ -70,6 +70,13 @@ def _same_or_base(network: nn.Module, name: str | None) -> str:
     return name if name in names else names[0]  # type: ignore[return-value]
 
 
+def learnt_timesteps(weights: str | Path) -> int | None:
+    """How many timesteps, from the least noisy on, a generator's description says it was trained on; None for all."""
+    described = Path(weights).with_suffix(".json")
+    learnt: int | None = load_json(described).get("trained_timesteps") if described.exists() else None
+    return learnt
+
+
 def check_timesteps(weights: str | Path, timesteps: int) -> None:
     """Refuse to use a generator at timesteps that it was not trained on, as its description says.
 
@@ -80,8 +87,7 @@ def check_timesteps(weights: str | Path, timesteps: int) -> None:
     Raises:
         InputError: more timesteps than it learnt.
     """
-    described = Path(weights).with_suffix(".json")
-    learnt = load_json(described).get("trained_timesteps") if described.exists() else None
+    learnt = learnt_timesteps(weights)
     if learnt is not None and timesteps > learnt:
         raise InputError(
             f"{weights}: this generator learnt the {learnt} least noisy timesteps, and {timesteps} are asked "

@@ -37,10 +37,11 @@ from ..metrics.label_free import mask_faithfulness
 from ..preview import save_contact_sheet
 from ..progress import track
 from ..seeding import stable_seed
+from .confidence import ConfidentCentres
 from .label_free import choose, measure_segmenter
 from .latent_mining import IntensityRange, LatentMining
-from .pairs import Start, regenerate_pairs
-from .prediction import ConfidentCentres, Inferer, pseudo_masks, shared_vessel_probabilities, with_masks
+from .pairs import Start, check_start, regenerate_pairs
+from .prediction import Inferer, pseudo_masks, shared_vessel_probabilities, with_masks
 
 logger = logging.getLogger("monai_vessel_uda")
 
@@ -120,6 +121,7 @@ class CoOptimization:
             raise InputError(f"rounds: expected K of at least 1, got {self.rounds}")
         if self.ensemble < 1:
             raise InputError(f"pseudo_mask_ensemble: expected at least 1 segmenter, got {self.ensemble}")
+        check_start(self.start, self.mining)
         if isinstance(self.threshold, str) and self.threshold != "auto":
             raise InputError(f"threshold: expected 'auto', a number or null, got {self.threshold!r}")
         self.output_dir, self.mined = Path(self.output_dir), Path(self.mined)
@@ -220,12 +222,7 @@ class CoOptimization:
         if not path.exists():
             probabilities, threshold = self._probabilities(k)
             masks = pseudo_masks(probabilities, threshold)
-            if self.confident is not None:
-                known = zip(probabilities, masks, self.target, strict=True)
-                once(save_tensors)(
-                    [self.confident(p, mask, item.get("centres", torch.ones_like(mask))) for p, mask, item in known],
-                    sure,
-                )
+            once(self._save_confident)(probabilities, masks, sure)
             once(save_tensors)([mask if self.threshold is None else mask.byte() for mask in masks], path)
         items = with_masks(self.target, [mask.float() for mask in load_tensors(path)])
         if self.confident is not None:
@@ -248,6 +245,11 @@ class CoOptimization:
             threshold = self.threshold  # type: ignore[assignment]
         return [p / len(last) for p in sums or []], threshold
 
+    def _save_confident(self, probabilities: Sequence[Tensor], masks: Sequence[Tensor], path: Path) -> None:
+        if self.confident is not None:
+            known = zip(probabilities, masks, self.target, strict=True)
+            save_tensors([self.confident(p, m, item.get("centres", torch.ones_like(m))) for p, m, item in known], path)
+
     def _fine_tune(self, k: int, folder: Path, items: Sequence[Mapping[str, Any]]) -> None:
         """Step 2; leaves the EMA weights in ``self.generator``."""
         path = folder / "generator" / "weights.pt"
@@ -263,7 +265,8 @@ class CoOptimization:
                 output_dir=path.parent,
                 label=f"round {k}: fine-tuning the generator",
             ).run()
-            self._save_weights(ema.ema_model, path, {"round": k})
+            learnt = {"trained_timesteps": self.mining.generation_timesteps}
+            self._save_weights(ema.ema_model, path, {"round": k, **learnt})
             (path.parent / "checkpoint.pt").unlink(missing_ok=True)
         self.load_weights(self.generator.to(self.device), path)
 

@@ -121,11 +121,11 @@ class LatentMining:
         generation_timesteps: timesteps from which these go down; all by default, from pure noise. At the noisiest ones
             a small generator turns every image to the same brightness; below them the start is a flat image of a real
             patch's brightness, noised.
-        decoding_spacing: of both.
+        decoding_spacing: of both; ``trailing`` or ``quadratic``, which begin where the image to be decoded lies.
         seed: of ancestral noise and of pure noise.
 
     Raises:
-        InputError: t0 not below ``steps``, or an unknown decoder.
+        InputError: t0 not below ``steps``, an unknown decoder or spacing, or more timesteps than there are.
     """
 
     schedule: NoiseSchedule
@@ -147,12 +147,11 @@ class LatentMining:
             raise InputError(f"t0: expected 1 to steps - 1 = {self.steps - 1}, got {self.t0}")
         if self.decoder not in get_args(Decoder):
             raise InputError(f"decoder: expected one of {', '.join(get_args(Decoder))}, got {self.decoder!r}")
-        lowest, highest = self.inverted_timesteps, self.schedule.num_train_timesteps
-        if self.generation_timesteps is not None and not lowest <= self.generation_timesteps <= highest:
-            raise InputError(
-                f"generation_timesteps: expected {lowest} (where latents lie) to {highest}, "
-                f"got {self.generation_timesteps}"
-            )
+        if self.decoding_spacing not in ("trailing", "quadratic"):
+            raise InputError(f"decoding_spacing: expected 'trailing' or 'quadratic', got {self.decoding_spacing!r}")
+        highest = self.schedule.num_train_timesteps
+        if self.generation_timesteps is not None and not 1 <= self.generation_timesteps <= highest:
+            raise InputError(f"generation_timesteps: expected 1 to {highest}, got {self.generation_timesteps}")
 
     @property
     def inverted_timesteps(self) -> int:

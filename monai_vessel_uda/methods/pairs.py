@@ -112,11 +112,10 @@ def regenerate_pairs(
         ``output_dir``.
 
     Raises:
-        InputError: an unknown start, more pairs than masks, no mined shards or not all of them, or a generator that
-            has diverged.
+        InputError: a start that :func:`check_start` refuses, more pairs than masks, no mined shards or not all of
+            them, or a generator that has diverged.
     """
-    if start not in get_args(Start):
-        raise InputError(f"round_start: expected one of {', '.join(get_args(Start))}, got {start!r}")
+    check_start(start, mining)
     sources = _open_mined(Path(mined))
     batch_size = len(sources[0]["label"])
     available = sum(len(source["label"]) for source in sources)
@@ -144,6 +143,19 @@ def regenerate_pairs(
             partial(shard, start="noise"), output_dir, count, batch_size, f"{label} from noise", prefix="noise_"
         )
     return write_shards(partial(shard, start=start), output_dir, count, batch_size, label)
+
+
+def check_start(start: str, mining: LatentMining) -> None:
+    """Refuse what no round can generate from.
+
+    Raises:
+        InputError: an unknown start, or latents beyond the timesteps that the generator is fine-tuned on.
+    """
+    if start not in get_args(Start):
+        raise InputError(f"round_start: expected one of {', '.join(get_args(Start))}, got {start!r}")
+    learnt, latents = mining.generation_timesteps, mining.inverted_timesteps
+    if start != "noise" and learnt is not None and learnt < latents:
+        raise InputError(f"generation_timesteps: expected at least {latents}, where the latents lie, got {learnt}")
 
 
 def measure_mined(pairs_dir: Path, target: PatchDataset, count: int, path: Path) -> dict[str, float]:

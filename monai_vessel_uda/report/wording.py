@@ -37,8 +37,14 @@ MEASURES = {
 """Label-free measures in their order on the page: what each asks, and which side is better (none: for reading)."""
 
 CAPTIONS = (
-    (r"ddpm_source/samples\.png", "Source generator: real patch, its mask, a patch drawn from noise for this mask."),
-    (r"ddpm_target/samples\.png", "Target generator: real patch, no mask, a patch drawn from noise."),
+    (
+        r"ddpm_source/samples\.png",
+        "Source generator: real patch, its mask, a patch denoised under it (from noise, or the noised real patch).",
+    ),
+    (
+        r"ddpm_target/samples\.png",
+        "Target generator: real patch, no mask, a patch denoised from noise (or from a noised flat image).",
+    ),
     (r"latent_mining/preview\.png", "Mined pairs: source patch, its mask, the patch redrawn in the target's look."),
     (r"co_optimization/round_(\d+)/preview\.png", "Round {}: source mask, the target-like patch generated for it."),
     (

@@ -80,8 +80,8 @@ class RandAppearance:
 class RandElastic:
     r"""Random smooth bends of a batch of images and their masks, alike in both.
 
-    Control points every ``spacing`` pixels move by normal displacements, and all others by their interpolation, as in
-    MONAI's ``Rand2DElastic``, for all patches of a batch at once. Each has its own bends, from its own seed.
+    Control points about every ``spacing`` pixels move by normal displacements, and all others by their interpolation,
+    as in MONAI's ``Rand2DElastic``, for all patches of a batch at once. Each has its own bends, from its own seed.
 
     Args:
         magnitude: largest standard deviation of the displacements in px, each patch's uniform below it; 0 leaves
@@ -108,10 +108,8 @@ class RandElastic:
         axes, sides = images.ndim - 2, images.shape[2:]
         u = _uniform(generators, 2, images)
         deviation = torch.where(u[:, 0] < self.prob, self.magnitude * u[:, 1], 0.0)
-        points = _normal(generators, (axes, *(side // self.spacing + 2 for side in sides)), images)
-        smooth = functional.interpolate(
-            points, sides, mode={1: "linear", 2: "bicubic", 3: "trilinear"}[axes], align_corners=True
-        )
+        points = _normal(generators, (axes, *(max(2, round((side - 1) / self.spacing) + 1) for side in sides)), images)
+        smooth = functional.interpolate(points, sides, mode={2: "bicubic", 3: "trilinear"}[axes], align_corners=True)
         # grid_sample wants (x, y): the last axis first, from -1 to 1 between the outer edges of the border pixels
         extent = torch.tensor(sides[::-1], device=images.device)
         moved = 2 * deviation.view(-1, *[1] * (axes + 1)) * smooth.flip(1).movedim(1, -1) / extent

@@ -5,7 +5,7 @@ import gzip
 import numpy as np
 from PIL import Image
 
-# data set: (root, files, where masks lie, {what is asked: images expected})
+# layout: files of a small data set
 TREES = {
     "fives": [
         *[f"train/{part}/{n}.png" for part in ("Original", "Ground truth") for n in ("1_A", "2_D", "10_G")],

@@ -21,11 +21,13 @@ def without_package(tmp_path_factory):
     folder = tmp_path_factory.mktemp("without_package")
     venv.create(folder, symlinks=True, with_pip=False)
 
-    def run(*arguments, cwd, check=True):
+    def run(*arguments, cwd, check=True, **options):
         # a folder on PYTHONPATH is no site folder: the file there that leads to an editable install is not read
         environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": sysconfig.get_paths()["purelib"], "OMP_NUM_THREADS": "1"}
         command = [str(folder / "bin" / "python"), *map(str, arguments)]
-        result = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=300)
+        result = subprocess.run(
+            command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=300, **options
+        )
         assert not check or result.returncode == 0, (result.stdout + result.stderr)[-3000:]
         return result
 

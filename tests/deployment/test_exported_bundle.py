@@ -1,8 +1,10 @@
 """What an adaptation leaves: a bundle that runs where MONAI is and this package is not."""
 
 import hashlib
+import pickle
 import re
 import shutil
+import zipfile
 from pathlib import Path
 
 import nibabel
@@ -19,6 +21,7 @@ from monai_vessel_uda.files import load_json, save_json
 from monai_vessel_uda.settings import bundle_folder
 
 from ..conftest import TINY
+from ..permissions import give_up_override
 from .conftest import AFFINE, COLOUR, COLOUR_709, EVERY, GREY, INVERTED
 
 THRESHOLD = 0.485
@@ -37,7 +40,7 @@ def copy(bundle, tmp_path):
 
 def run_bundle(without_package, configs, cwd, processes=1, **overrides):
     arguments = [part for key, value in overrides.items() for part in (f"--{key}", str(value))]
-    files = str([str(path) for path in configs])
+    files = str(configs if isinstance(configs, Path) else [str(path) for path in configs])
     torchrun = ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m"] if processes > 1 else []
     return without_package("-m", *torchrun, "monai.bundle", "run", "--config_file", files, *arguments, cwd=cwd)
 
@@ -53,10 +56,14 @@ def test_its_configs_name_nothing_of_this_package(bundle):
 
 
 @pytest.mark.slow
-def test_every_format_gives_the_masks_of_the_command_line(bundle, every_format, without_package, tmp_path):
-    configs = [bundle / "configs" / "inference.json"]
-    options = {"bundle_root": bundle, "dataset_dir": every_format, "threshold": THRESHOLD}
-    run_bundle(without_package, configs, tmp_path, output_dir=tmp_path / "monai", **options)
+def test_the_zip_alone_gives_the_masks_of_the_command_line_for_every_format(
+    bundle, every_format, without_package, tmp_path
+):
+    """Unpacked, and run from another folder."""
+    zipfile.ZipFile(package_bundle(bundle, tmp_path)).extractall(tmp_path / "zip")
+    config = tmp_path / "zip" / "vessel_segmentation" / "configs" / "inference.json"
+    run_bundle(without_package, config, tmp_path, dataset_dir=every_format, threshold=THRESHOLD)
+    (tmp_path / "zip" / "vessel_segmentation" / "eval").rename(tmp_path / "monai")
     segmenter.segment(every_format, tmp_path / "ours", bundle, threshold=THRESHOLD, suffix=".png")
     theirs, ours = (
         {path.stem.removesuffix("_vessels"): read_mask(path) for path in (tmp_path / by).rglob("*.png")}
@@ -153,9 +160,17 @@ def test_mistakes_are_one_line_without_this_package_too(copy, phantoms, without_
     images = phantoms["evaluation"] / "images"
     without_weights = shutil.copytree(copy, tmp_path / "without_weights")
     (without_weights / "models" / "model.pt").unlink()
+    with_pickle = shutil.copytree(copy, tmp_path / "with_pickle")
+    pickled = with_pickle / "models" / "model.pt"
+    pickled.write_bytes(pickle.dumps(Touch(tmp_path / "was_run")))
     for configs, bundle, options, message in (
         ("inference", copy, ["--datset_dir", images], "error: no such option: --datset_dir"),
         ("train multi_gpu_train", copy, ["--epoch=1"], "error: no such option: --epoch=1"),
+        ("inference", copy, ["--network_def#chanels", "[8]"], "error: no such option: --network_def#chanels"),
+        ("train", copy, ["--train::trainer::amqp=True"], "error: no such option: --train::trainer::amqp=True"),
+        ("inference", copy, ["--network_def#channels", "[4, 16]"], "weights of another architecture"),
+        ("inference", copy, ["--ckpt_path", pickled], "expected a file of tensors"),
+        ("train", with_pickle, ["--dataset_dir", phantoms["supervised"]], "expected a file of tensors"),
         ("inference", copy, ["--dataset_dir", tmp_path / "empty"], "expected a folder of images, found none"),
         ("inference evaluate", copy, ["--dataset_dir", tmp_path / "empty"], "one mask for each image"),
         ("inference", without_weights, ["--dataset_dir", images], "model.pt: no such file"),
@@ -173,6 +188,32 @@ def test_mistakes_are_one_line_without_this_package_too(copy, phantoms, without_
         last = result.stderr.strip().splitlines()[-1]
         assert last.startswith("error: ") and message in last
     assert not (copy / "eval").exists()
+    assert not (tmp_path / "was_run").exists()
+
+
+class Touch:
+    """An object whose pickle makes a file when it is read."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["inference", "train"])
+def test_folders_that_cannot_be_written(copy, phantoms, without_package, tmp_path, config):
+    """Found before the first image is read."""
+    data = {"inference": phantoms["evaluation"] / "images", "train": phantoms["supervised"]}[config]
+    command = ["-m", "monai.bundle", "run", "--config_file", copy / "configs" / f"{config}.json", "--dataset_dir", data]
+    command += ["--output_dir", tmp_path / "closed" / "out"]
+    (tmp_path / "closed").mkdir(mode=0o555)
+    done = without_package(*command, cwd=tmp_path, check=False, preexec_fn=give_up_override)
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert "Traceback" not in done.stdout + done.stderr
+    assert f"error: {tmp_path / 'closed'}: no permission to write here" in done.stderr
+    assert not list((tmp_path / "closed").iterdir())
 
 
 @pytest.mark.parametrize(("name", "overlays"), [("inference", ["evaluate", "multi_gpu_inference"]), ("train", [])])
@@ -181,6 +222,18 @@ def test_every_id_counts_as_an_option(bundle, name, overlays):
     of_monai = {"config_file", "meta_file", "logging_file", "run_id", "init_id", "final_id", "tracking", "args_file"}
     of_monai |= {"tracking_uri", "experiment_name", "run_name", "save_execute_config", "workflow", "workflow_type"}
     internal = {"imports", "options", "misspelt", "hashes", "by_monai", "fail", "initialize", "run"}
+    internal |= {
+        "words",
+        "given",
+        "parts",
+        "folders",
+        "existing",
+        "closed",
+        "checkpoint",
+        "state",
+        "same_shapes",
+        "check_weights",
+    }
     assert set(config["options"]) == of_monai | set(config) - internal
     for overlay in overlays:
         over = load_json(bundle / "configs" / f"{overlay}.json")

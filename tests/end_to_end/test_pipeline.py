@@ -130,9 +130,6 @@ def test_other_settings_for_a_finished_stage_are_refused(adapted, tmp_path):
         ({"iterations": 3}, "iterations"),
         ({"itterations": 4}, "did you mean 'iterations'"),
         ({"patch_size": 640}, "larger than the image"),
-        ({"decoder": "magic"}, "decoder"),
-        ({"round_start": "nowhere"}, "round"),
-        ({"pseudo_mask_threshold": "half"}, "threshold"),
     ],
 )
 def test_bad_settings(workspace, overrides, message):

@@ -10,13 +10,16 @@ from monai_vessel_uda.engines.command_line import check
 from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.settings import bundles_folder
 
+NETWORK = "monai_vessel_uda.diffusion.StackedInputUNet"
 MONAI = "/anywhere/site-packages/monai/bundle/__main__.py"
 
 
 @pytest.fixture
 def config(tmp_path):
     path = tmp_path / "train.json"
-    path.write_text(json.dumps({"iterations": 3, "+generator_def": {"channels": [8]}, "workspace": "."}))
+    path.write_text(
+        json.dumps({"iterations": 3, "+generator_def": {"_target_": NETWORK, "channels": [8]}, "workspace": "."})
+    )
     return path
 
 
@@ -26,7 +29,10 @@ def config(tmp_path):
         (["--iteratons", "5"], "did you mean --iterations"),
         (["--iteratons=5"], "--iteratons: no config"),
         (["--nothing_like_it", "5"], "has this id$"),
-        (["--generator_deff#channels", "[8]"], "did you mean --generator_def"),
+        (["--generator_deff#channels", "[8]"], "did you mean --generator_def#channels"),
+        (["--generator_def#chanels", "[8]"], "did you mean --generator_def#channels"),
+        (["--generator_def::num_resblocks=1"], "did you mean --generator_def::num_res_blocks"),
+        (["--generator_def#channels#x", "8"], "has this id$"),
         (["--workspace", "/data/patient#1"], "path with '#'"),
     ],
 )
@@ -40,6 +46,14 @@ def test_refuses(config, option, message, monkeypatch):
     "options",
     [
         ["--iterations", "5", "--generator_def#channels", "[16]", "--generator_def::channels=[16]"],
+        [
+            "--generator_def#channels#0",
+            "16",
+            "--generator_def#num_train_timesteps",
+            "9",
+            "--generator_def#_mode_=debug",
+        ],
+        ["--generator_def#space_to_depth", "2"],
         ["--workspace", "$@bundle_root + '#'", "--meta_file", "x.json", "--run_id", "run"],
         [],
     ],
@@ -61,6 +75,7 @@ def test_one_line_and_exit_code_2(tmp_path):
     config = bundles_folder() / "ddpm_pretrain" / "configs" / "train.json"
     for options, message in (
         (["--iteratons", "5"], "error: --iteratons: no config that was given has this id; did you mean --iterations?"),
+        (["--generator_def#chanels", "[8]"], "has this id; did you mean --generator_def#channels?"),
         (["--workspace", str(tmp_path / "a#1")], "a path with '#' cannot be used"),
         (["--workspace", str(tmp_path / "missing")], "missing/manifest.json: no such manifest"),
     ):

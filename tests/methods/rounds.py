@@ -56,7 +56,7 @@ class Rounds:
 
     def __init__(self, folder, candidates=None, refinements=(0.0, 0.0), gain=20.0, **options):
         self.folder, self.log, self.told = folder, [], []
-        self.refinements = refinements
+        self.refinements, self.options = refinements, options
         self.target, self.source = bars(3, 24, seed=0), bars(6, 16, seed=1)
         paths = {}
         for name, level in (candidates or {"right": RIGHT}).items():
@@ -85,7 +85,6 @@ class Rounds:
                 for x in self.target
             ],
             inferer=self._infer,
-            mining=MINING,
             patch_transform=Compose([RandPatchd(["image", "label"], (16, 16), allow_missing_keys=True), flips]),
             pair_transform=flips,
             train_generator=self._train_generator,
@@ -96,7 +95,7 @@ class Rounds:
             description={"preprocessing": "none"},
             measured_patches=4,
             on_round=lambda k, measures, folder: self.told.append(k),
-            **{"rounds": 2, **options},
+            **{"mining": MINING, "rounds": 2, **options},
         )
 
     def run(self):

@@ -8,7 +8,9 @@ import torch
 
 from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.files import load_json
+from monai_vessel_uda.methods.latent_mining import LatentMining
 
+from .generators import SCHEDULE
 from .rounds import (
     AVERAGED,
     EMPTY,
@@ -121,6 +123,10 @@ def test_a_round_that_made_it_worse_is_named(tmp_path, caplog):
         ({"ensemble": 0}, "pseudo_mask_ensemble: expected at least 1 segmenter, got 0"),
         ({"threshold": "half"}, "threshold: expected 'auto', a number or null, got 'half'"),
         ({"start": "nowhere"}, "round_start: expected one of latents, noise, both, got 'nowhere'"),
+        (
+            {"mining": LatentMining(SCHEDULE, steps=6, t0=2, generation_timesteps=300)},
+            "generation_timesteps: expected at least 333, where the latents lie, got 300",
+        ),
     ],
 )
 def test_bad_settings_are_refused(tmp_path, options, message):

@@ -51,24 +51,12 @@ def test_the_source_generator_sees_the_mask_and_the_first_generation_does_not(so
 def test_finished_shards_are_kept_and_missing_ones_come_out_the_same(source, tmp_path):
     mining = LatentMining(SCHEDULE, steps=10, t0=3, decoder="ancestral", decoding_steps=20)
 
-    def mine():
-        return mine_pairs(
-            mining,
-            GaussianGenerator(0.5),
-            GaussianGenerator(0.0),
-            source,
-            ANY,
-            output_dir=tmp_path / "pairs",
-            pairs=5,
-            batch_size=2,
-        )
-
-    shards = sorted(mine().glob("*.pt"))
+    shards = sorted(mine(mining, source, tmp_path / "pairs", pairs=5).glob("*.pt"))
     assert [len(torch.load(shard)["image"]) for shard in shards] == [2, 2, 1]
     before = [shard.read_bytes() for shard in shards]
     shards[1].unlink()
     kept = shards[0].stat().st_mtime_ns
-    mine()
+    mine(mining, source, tmp_path / "pairs", pairs=5)
     assert [shard.read_bytes() for shard in shards] == before
     assert shards[0].stat().st_mtime_ns == kept
 

@@ -4,6 +4,8 @@ import shutil
 
 import pytest
 
+from monai_vessel_uda.methods.confidence import ConfidentCentres
+
 from .rounds import CONCLUSION, REFINEMENTS, Rounds, contents, modified
 
 
@@ -13,7 +15,7 @@ def continued(finished, folder, *removed):
     for name in removed:
         path = folder / "rounds" / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    return Rounds(folder, refinements=REFINEMENTS)
+    return Rounds(folder, refinements=REFINEMENTS, **finished.options)
 
 
 def test_finished_rounds_are_skipped_and_nothing_is_written_again(finished, tmp_path):
@@ -52,3 +54,17 @@ def test_an_interrupted_round_continues_after_its_last_step(finished, tmp_path, 
     assert len(rest.of("fine-tune")) == fine_tunings
     assert len(rest.of("refine")) == 1
     assert contents(tmp_path / "rest" / "rounds") == contents(finished.folder / "rounds")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"ensemble": 2}, {"confident": ConfidentCentres((16, 16), 0.5)}, {"with_mined": True}],
+    ids=["ensemble", "sure patches", "mined pairs"],
+)
+def test_rounds_with_other_training_sets_are_continued_alike(tmp_path, monkeypatch, options):
+    whole = Rounds(tmp_path / "whole", refinements=REFINEMENTS, **options)
+    whole.run()
+    part = continued(whole, tmp_path / "part", "round_02/segmenter", "round_02/pairs", "round_02/measures.json")
+    part.run()
+    assert len(part.of("fine-tune")) == 0
+    assert contents(tmp_path / "part" / "rounds") == contents(tmp_path / "whole" / "rounds")

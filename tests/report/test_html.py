@@ -214,7 +214,7 @@ def test_pictures_stand_in_the_order_of_the_work_with_the_example_on_top(workspa
     for word, count in zip(STAGES, (1, 1, 1, 4, 1, 0), strict=True):
         assert page.section(word).count("<img") == count, word
     assert page.texts_in("section", "figcaption")[3:7] == [
-        "Source generator: real patch, its mask, a patch drawn from noise for this mask.",
+        "Source generator: real patch, its mask, a patch denoised under it (from noise, or the noised real patch).",
         "Mined pairs: source patch, its mask, the patch redrawn in the target's look.",
         "Round 1: source mask, the target-like patch generated for it.",
         "Round 1: target image, the vessels marked in it before the round.",

@@ -44,7 +44,8 @@ def _table() -> dict[str, Configuration]:
 
     add("paper or release", "inversion-clamped", {"clamp": True})
     add("paper or release", "latents-8-bit", {"eight_bit_latents": True})
-    add("paper or release", "decoding-ancestral", {"decoder": "ancestral", "decoding_steps": 300})
+    ancestral = {"decoder": "ancestral", "decoding_spacing": "trailing", "decoding_steps": 100}
+    add("paper or release", "decoding-ancestral", {**ancestral, "round_start": "latents"})  # beside rounds-from-latents
     add("paper or release", "vessel-weight-in-rounds-only", {"vessel_weight": 0.0})
     add("paper or release", "vessel-weight-nowhere", {"vessel_weight": 0.0, "round_vessel_weight": 0.0})
     add("paper or release", "rounds-reinitialised", {"reinitialise": True})

@@ -8,9 +8,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 from ignite.engine import Events
 from monai.data import set_track_meta
+from monai.transforms import Randomizable
 
 from monai_vessel_uda.data.manifest import load_manifest
 from monai_vessel_uda.data.patches import PatchDataset
@@ -123,7 +125,15 @@ def step_rows(name: str, parser: Any, options: Options) -> list[Row]:
 
 def transform_rows(name: str, dataset: PatchDataset, patches: int = PATCHES) -> list[Row]:
     """Microseconds for a patch that each part of ``PatchDataset.__getitem__`` takes."""
-    transforms = dataset.transform.flatten().transforms
+    transforms = dataset.transform.transforms
+    random = np.random.RandomState()
+
+    def seed_all(seed: int) -> None:  # as the dataset does
+        random.seed(seed)
+        for transform in transforms:
+            if isinstance(transform, Randomizable):
+                transform.set_random_state(seed=int(random.randint(2**31)))
+
     seconds: dict[str, float] = {}
 
     def timed(what: str, function: Any, *arguments: Any, **options: Any) -> Any:
@@ -137,7 +147,7 @@ def transform_rows(name: str, dataset: PatchDataset, patches: int = PATCHES) -> 
     try:
         for i in range(patches):
             item = dict(timed("reading the item", lambda i=i: dataset.images[i % len(dataset.images)]))
-            timed("seeding the transforms", dataset.transform.set_random_state, seed=i)
+            timed("seeding the transforms", seed_all, i)
             for transform in transforms:
                 item = timed(type(transform).__name__, transform, item)
     finally:

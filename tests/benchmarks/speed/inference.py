@@ -41,8 +41,7 @@ def run(options: Options) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         workspace = phantom_workspace(Path(folder), 64, 128)
         preset = {**preset_overrides(options.preset), **options.overrides}
-        kept = {key: value for key, value in preset.items() if key.split("#")[0] in ("segmenter_def", "patch_size")}
-        cases = {"default network": {}, f"network of preset {options.preset}": kept}
+        cases = {"default network": {}, f"network of preset {options.preset}": preset}
         for number, (name, settings) in enumerate(cases.items()):
             if number and not settings:
                 continue  # the preset has the default network

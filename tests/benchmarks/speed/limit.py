@@ -17,6 +17,7 @@ from torch.utils.flop_counter import flop_registry
 from .measure import Options, Row, interleaved, seconds_of
 from .networks import NoisePrediction, TrainingStep, Variant, noise_batch, ours
 from .stages import generator_definition, stage_parser
+from .step import as_shipped
 
 SECTION = "limit"
 MACHINE = "the machine"
@@ -139,9 +140,13 @@ def work(options: Options) -> dict[str, tuple[Callable[[], Any], Callable[[], An
     patch, batch_size = config.get("patch_size"), config.get("batch_size")
     side = ours(definition)().side_multiple
     found: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {}
-    for name, make in (("training step", TrainingStep), ("noise prediction", NoisePrediction)):
+    shipped = as_shipped(options)
+    for name, make, flags in (
+        ("training step", TrainingStep, shipped["training"]),
+        ("noise prediction", NoisePrediction, shipped["sampling"]),
+    ):
         whole, smallest = (
-            make(Variant(ours(definition)), noise_batch(n, s, options.device), options.device)
+            make(Variant(ours(definition), **flags), noise_batch(n, s, options.device), options.device)
             for n, s in ((batch_size, patch), (1, side))
         )
         found[f"{name} of the generator, batch {batch_size}"] = whole, smallest
@@ -165,7 +170,7 @@ def segmenter_step(options: Options, batch_size: int, patch: int) -> Callable[[]
     """One iteration of ``segmentation_trainer`` on a resident batch."""
     torch.manual_seed(0)
     network = stage_parser("latent_mining", "train.json", options).get_parsed_content("network").train()
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
     loss = DiceCELoss(softmax=True, to_onehot_y=True, include_background=False)
     batch = noise_batch(batch_size, patch, options.device)
 

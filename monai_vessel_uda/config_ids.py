@@ -1,0 +1,74 @@
+"""Ids of bundle configs, such as ``generator_def#channels``: whether a config has them, and setting them."""
+
+import difflib
+import inspect
+import pydoc
+import re
+from collections.abc import Sequence
+from typing import Any
+
+_OF_MONAI = {"_target_", "_mode_", "_disabled_", "_requires_", "_desc_"}
+"""What MONAI takes in every definition."""
+
+
+def misspelt(key: str, configs: Sequence[Any]) -> str | None:
+    """Whether none of the configs has an id, so that MONAI would take it for a new one.
+
+    A definition also has the arguments of its ``_target_``, whether they are written there or not.
+
+    Args:
+        key: such as ``generator_def#channels`` or ``generator_def::channels``.
+        configs: what the JSON files of a run hold.
+
+    Returns:
+        None if the id is known, else the known one that it resembles most (empty if there is none).
+
+    Example:
+        >>> misspelt("generator_def#chanels", [{"generator_def": {"channels": [8]}}])
+        'generator_def#channels'
+    """
+    nodes = list(configs)
+    for part in re.split("#|::", key):
+        known = set().union(*map(_names, nodes))
+        if part not in known:
+            close = difflib.get_close_matches(part, sorted(known), n=1)
+            return key.replace(part, close[0], 1) if close else ""
+        nodes = [child for node in nodes for child in _children(node, part)]
+    return None
+
+
+def _names(node: Any) -> set[str]:
+    if isinstance(node, list):
+        return {str(number) for number in range(len(node))}
+    if not isinstance(node, dict):
+        return set()
+    names = {name.lstrip("+") for name in node}
+    return names | _OF_MONAI | _arguments(pydoc.locate(node["_target_"])) if "_target_" in node else names
+
+
+def _children(node: Any, name: str) -> list[Any]:
+    if isinstance(node, list):
+        return [node[int(name)]]
+    return [node[key] for key in (name, f"+{name}") if key in node] if isinstance(node, dict) else []
+
+
+def _arguments(target: Any) -> set[str]:
+    """Names of a function's arguments, or of a class's and its bases', since it may hand them on as ``**options``."""
+    functions = [vars(base).get("__init__") for base in target.__mro__] if inspect.isclass(target) else [target]
+    return {name for function in functions if callable(function) for name in _parameters(function)}
+
+
+def _parameters(function: Any) -> list[str]:
+    try:
+        return list(inspect.signature(function).parameters)
+    except ValueError:  # some built-in functions have none to show
+        return []
+
+
+def set_id(config: dict[str, Any], key: str, value: Any) -> None:
+    """Set an id such as ``segmenter_def#channels`` in a config, if the config has its first part."""
+    *parents, last = key.split("#")
+    if (parents[0] if parents else last) in config:
+        for parent in parents:
+            config = config[parent]
+        config[last] = value

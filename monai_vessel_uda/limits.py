@@ -1,0 +1,133 @@
+"""What the settings of an adaptation may be: refused before it starts, rather than after hours."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from .errors import InputError
+
+AT_LEAST = {
+    "batch_size": 1,
+    "segmenter_batch_size": 1,
+    "sw_batch_size": 1,
+    "sample_steps": 1,
+    "sampled_patches": 1,
+    "steps": 2,
+    "t0": 1,
+    "decoding_steps": 1,
+    "generation_steps": 1,
+    "mining_batch_size": 1,
+    "pairs": 2,
+    "measured_patches": 2,
+    "rounds": 1,
+    "round_pairs": 2,
+    "pseudo_mask_ensemble": 1,
+}
+"""Least value of every count. Two patches are what a distance between distributions needs."""
+MAY_BE_NULL = ("decoding_steps", "round_pairs")
+"""Counts that follow from others where they are not given."""
+ONE_OF = {
+    "decoder": ("ddim", "dpm-solver", "ancestral"),
+    "decoding_spacing": ("trailing", "quadratic"),
+    "round_start": ("latents", "noise", "both"),
+    "schedule_name": ("linear", "cosine"),
+}
+"""Words."""
+TRUE_OR_FALSE = ("amp", "clamp", "eight_bit_latents", "reinitialise", "warm_start", "with_mined")
+FROM_TO = {
+    "augmentation_probability": (0, 1),
+    "ema_momentum": (0, 1),
+    "speckle": (0, float("inf")),
+    "elastic": (0, float("inf")),
+    "overall_weight": (0, float("inf")),
+    "vessel_weight": (0, float("inf")),
+    "round_vessel_weight": (0, float("inf")),
+}
+"""Least and largest value of numbers that may be fractions."""
+NUM_TRAIN_TIMESTEPS = 1000
+"""T of the bundles' noise schedule; it is theirs alone, so that this module needs none of the method's parts."""
+
+
+def check_limits(values: Mapping[str, Any]) -> None:
+    """Refuse what a later stage would refuse, or would take and do something else.
+
+    Args:
+        values: ids of the stages' configs and their values, defaults included.
+
+    Raises:
+        InputError: a value that cannot be.
+    """
+    for name, least in AT_LEAST.items():
+        value = values[name]
+        if not (_is_count(value, least) or (value is None and name in MAY_BE_NULL)):
+            raise InputError(f"{name}: expected a whole number of at least {least}, got {value!r}")
+    for name, known in ONE_OF.items():
+        if values[name] not in known:
+            raise InputError(f"{name}: expected one of {', '.join(known)}, got {values[name]!r}")
+    for name in TRUE_OR_FALSE:
+        if not isinstance(values[name], bool):
+            raise InputError(f"{name}: expected true or false, got {values[name]!r}")
+    for name, (low, high) in FROM_TO.items():
+        if not (_is_number(values[name]) and low <= values[name] <= high):
+            raise InputError(f"{name}: expected {low} to {high}, got {values[name]!r}")
+    _check_shares(values)
+    _check_steps(values)
+    if values["round_pairs"] is not None and values["round_pairs"] > values["pairs"]:
+        raise InputError(
+            f"round_pairs: expected at most pairs = {values['pairs']}, one for each mined mask, "
+            f"got {values['round_pairs']}"
+        )
+    _check_iterations(values)
+
+
+def _check_shares(values: Mapping[str, Any]) -> None:
+    """Numbers whose bounds are not all admissible, and the threshold, which may be a word."""
+    share, overlap, threshold = (values[name] for name in ("confident_share", "overlap", "pseudo_mask_threshold"))
+    if not (_is_number(share) and 0 < share <= 1):
+        raise InputError(f"confident_share: expected above 0 and at most 1, got {share!r}")
+    if not (_is_number(overlap) and 0 <= overlap < 1):
+        raise InputError(f"overlap: expected from 0 to below 1, got {overlap!r}")
+    if threshold not in ("auto", None) and not (_is_number(threshold) and 0 < threshold < 1):
+        raise InputError(f"pseudo_mask_threshold: expected 'auto', null or a number between 0 and 1, got {threshold!r}")
+
+
+def _check_steps(values: Mapping[str, Any]) -> None:
+    """A sampler takes no more steps than there are timesteps; a generator learns those that are asked of it."""
+    if values["t0"] >= values["steps"]:
+        raise InputError(f"t0: expected 1 to steps - 1 = {values['steps'] - 1}, got {values['t0']}")
+    lowest = round(NUM_TRAIN_TIMESTEPS * values["t0"] / values["steps"])
+    for name in ("source_timesteps", "generation_timesteps"):
+        value = values[name]
+        if value is not None and not (_is_count(value, lowest) and value <= NUM_TRAIN_TIMESTEPS):
+            raise InputError(
+                f"{name}: expected null or {lowest} (where t0 = {values['t0']} of {values['steps']} steps lead) to "
+                f"{NUM_TRAIN_TIMESTEPS}, got {value!r}"
+            )
+    most = {
+        "steps": NUM_TRAIN_TIMESTEPS,
+        "decoding_steps": lowest,
+        "generation_steps": values["generation_timesteps"] or NUM_TRAIN_TIMESTEPS,
+    }
+    for name, timesteps in most.items():
+        if values[name] is not None and values[name] > timesteps:
+            raise InputError(f"{name}: expected at most {timesteps}, one for each timestep, got {values[name]}")
+
+
+def _check_iterations(values: Mapping[str, Any]) -> None:
+    iterations = {
+        name: values[name] for name in ("iterations", "segmenter_iterations", "round_iterations", "refine_iterations")
+    }
+    if values["source_iterations"] != "@iterations":
+        iterations["source_iterations"] = values["source_iterations"]
+    for name, total in iterations.items():
+        per_epoch = f"{name.removeprefix('source_')}_per_epoch"
+        epoch = values[per_epoch]
+        if not (_is_count(total, 1) and _is_count(epoch, 1)) or total % epoch:
+            raise InputError(f"{name}: expected a positive multiple of {per_epoch} ({epoch!r}), got {total!r}")
+
+
+def _is_count(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
