@@ -63,6 +63,14 @@ def test_bundles_are_complete(bundle):
     for file in (*files, "docs/README.md", "docs/data_license.txt", "LICENSE"):
         assert (folder / file).stat().st_size > 100, file
     assert load_json(folder / "configs" / "metadata.json")["version"]
+    page = (folder / "docs" / "README.md").read_text()
+    sections = re.findall(r"^## (.+)$", page, re.MULTILINE)
+    for title in ("Data", "MONAI Bundle Commands", "Input", "Output", "Performance", "Limits", "References", "License"):
+        assert title in sections, title
+    assert any(title.startswith("Keys") for title in sections)
+    assert "not a medical device" in page
+    for config in (folder / "configs").glob("*.json"):
+        assert config.name in page or config.name == "metadata.json", f"{config.name} is not explained"
 
 
 def at(config, key):

@@ -107,6 +107,11 @@ def test_the_bundle_trains_the_segmenter_of_a_single_process(adapted, tmp_path):
     torch.testing.assert_close(losses(got), losses(expected), atol=0, rtol=1e-5)
     thresholds = [load_json(folder / "weights.json")["threshold"] for folder in (expected, got)]
     assert thresholds[0] == pytest.approx(thresholds[1], abs=1e-5)
+    one, two = (torch.load(folder / "weights.pt") for folder in (expected, got))
+    assert one.keys() == two.keys()
+    for name in one:
+        if not name.endswith(WITHOUT_EFFECT):
+            torch.testing.assert_close(two[name], one[name], atol=2e-6, rtol=1e-5, msg=name)
 
 
 class TestShareOfBatch:

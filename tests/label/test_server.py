@@ -10,6 +10,7 @@ import urllib.error
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from monai_vessel_uda.files import sha256
@@ -129,12 +130,34 @@ def test_the_threshold_can_be_chosen(client):
     assert sizes[0] > sizes[1] > sizes[2] > 0
 
 
-def test_an_unknown_model_or_image_is_an_error_and_the_server_goes_on(client):
+def test_an_unknown_model_or_image_is_an_error_and_the_server_goes_on(server, client):
+    weights, labels = sha256(server.bundle / "models" / "model.pt"), sorted(server.studies.glob("labels/**/*"))
     with pytest.raises(RuntimeError, match="400.*no model 'lung_segmentation'"):
         client.infer("lung_segmentation", "grey", {})
     with pytest.raises(RuntimeError, match="400.*elsewhere: no such image among the studies"):
         client.infer(MODEL, "elsewhere", {})
+    client.train_start("lung_segmentation", {"max_epochs": 1})  # answered at once, and refused by its own process
+    wait_for(lambda: client.train_status()["status"] not in ("SUBMITTED", "RUNNING"), 60)
+    assert client.train_status()["status"] == "ERROR"
+    assert "lung_segmentation" in "".join(client.train_status()["details"])
     assert MODEL in client.info()["models"]
+    assert sha256(server.bundle / "models" / "model.pt") == weights
+    assert sorted(server.studies.glob("labels/**/*")) == labels
+
+
+def test_weights_of_another_architecture_are_refused(server, client, by_bundle_run):
+    """MONAI Label's own bundle task would load what fits and go on."""
+    served = server.bundle / "models" / "model.pt"
+    weights = served.read_bytes()
+    state = torch.load(served, weights_only=True)
+    state.popitem()
+    torch.save(state, served)
+    try:
+        with pytest.raises(RuntimeError, match="500"):
+            infer(client, "grey")
+    finally:
+        served.write_bytes(weights)
+    np.testing.assert_array_equal(read_mask(infer(client, "grey")) > 0, by_bundle_run["grey"])
 
 
 def test_only_the_loopback_address_is_listened_on(server):
