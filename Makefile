@@ -41,7 +41,7 @@ demo: venv
 	$(BIN)/vessel-uda demo
 
 test: venv
-	$(BIN)/python -m pytest -n auto --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=90
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 lint: venv
 	$(BIN)/ruff check .
