@@ -1,5 +1,6 @@
 """An environment that has MONAI but not this package, and one picture in every format."""
 
+import shutil
 import subprocess
 import sysconfig
 import venv
@@ -13,6 +14,16 @@ from PIL import Image
 from monai_vessel_uda.data.images import read_image
 
 from ..deploy.en_face import write_en_face
+
+
+@pytest.fixture(scope="session")
+def bundle(adapted):
+    return adapted / "vessel_segmentation"
+
+
+@pytest.fixture
+def copy(bundle, tmp_path):
+    return shutil.copytree(bundle, tmp_path / "bundle")
 
 
 @pytest.fixture(scope="session")
