@@ -21,23 +21,26 @@ def surfacing_input_errors() -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, InputError):
-            cause = cause.__cause__ or cause.__context__
-        if cause is None:
-            raise
-        raise cause from None
+        for cause in _chain(error):
+            if isinstance(cause, InputError):
+                raise cause from None
+        raise
 
 
 def mendable(error: BaseException) -> str | None:
     """What to tell the user, on one line, if an InputError, a full or a closed disk lies beneath what MONAI raised."""
-    cause: BaseException | None = error
-    while cause is not None:
+    for cause in _chain(error):
         if isinstance(cause, InputError):
             return " ".join(str(cause).split())
         if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
             return f"{cause.filename or 'writing'}: the disk is full; free some space, then run the same command again"
         if isinstance(cause, OSError) and cause.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and cause.filename:
             return f"{cause.filename}: {cause.strerror}; choose another folder or ask for access to this one"
-        cause = cause.__cause__ if cause.__suppress_context__ else cause.__context__
     return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what lies beneath it, as far as its traceback would show it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ if error.__suppress_context__ else error.__context__

@@ -188,7 +188,7 @@ def run_step(workspace: Path, step: Step, settings: Mapping[str, Any]) -> bool:
     """Run one stage unless it is finished; returns whether it ran."""
     from .engines.stage import is_finished
 
-    workflow = _stage_workflow(workspace, step, settings)
+    workflow = stage_workflow(workspace, step, settings)
     parser = workflow.parser
     with surfacing_input_errors():
         parser.parse(True)
@@ -240,7 +240,7 @@ def import_generator(
     if domain not in ("source", "target"):
         raise InputError(f"domain: expected 'source' or 'target', got {domain!r}")
     settings = resolve_settings(preset, {**(overrides or {}), **device_override(device), "seed": manifest["seed"]})
-    parser = _stage_workflow(workspace, Step("ddpm_pretrain", "train.json", {"domain": domain}), settings).parser
+    parser = stage_workflow(workspace, Step("ddpm_pretrain", "train.json", {"domain": domain}), settings).parser
     with surfacing_input_errors():
         parser.parse(True)
         folder = Path(parser.get_parsed_content("output_dir"))
@@ -287,7 +287,8 @@ def score(workspace: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _stage_workflow(workspace: Path, step: Step, settings: Mapping[str, Any]) -> Any:
+def stage_workflow(workspace: str | Path, step: Step, settings: Mapping[str, Any]) -> Any:
+    """One stage as MONAI's ``ConfigWorkflow``, not yet parsed, run or initialised."""
     root = bundle_folder(step.bundle)
     overrides = {**settings, **step.overrides, "workspace": str(workspace)}
     return bundle_workflow([root / "configs" / step.config], root, overrides)

@@ -1,20 +1,22 @@
 """The accuracy benchmark's own parts: who is in which list, what is run again, what the tables say."""
 
 import argparse
+import multiprocessing
 
 import pytest
 
 from monai_vessel_uda.settings import resolve_settings
 
 from .accuracy.__main__ import is_done, target_folders
-from .accuracy.configurations import CONFIGURATIONS
-from .accuracy.report import NEGATED, Results, default_table, factor_table, goals, interval, regret
+from .accuracy.configurations import CONFIGURATIONS, fingerprint
+from .accuracy.report import NEGATED, Results, default_table, factor_table, goals, interval, regret, todays
 from .accuracy.results import append, read
 
 
-def row(configuration, seed, segmenter, dice, exported=0):
-    common = {"configuration": configuration, "seed": seed, "split": "test", "preset": "small"}
-    return {**common, "segmenter": segmenter, "dice": dice, "exported": exported}
+def row(configuration, seed, segmenter, dice, exported=0, scale="whole"):
+    settings = fingerprint(configuration, "small", scale)
+    common = {"configuration": configuration, "settings": settings, "seed": seed, "split": "test", "preset": "small"}
+    return {**common, "scale": scale, "segmenter": segmenter, "dice": dice, "exported": exported}
 
 
 @pytest.fixture
@@ -29,9 +31,12 @@ def results(tmp_path):
 
 
 @pytest.mark.parametrize("name", list(CONFIGURATIONS))
-def test_every_configuration_is_possible(name):
-    settings = CONFIGURATIONS[name].settings
-    assert resolve_settings("small", settings).items() >= settings.items()
+def test_every_configuration_is_possible_and_differs_from_the_one_beside_it(name):
+    configuration = CONFIGURATIONS[name]
+    for scale in configuration.scales:
+        settings = configuration.settings_at(scale)
+        assert resolve_settings("small", settings).items() >= settings.items()
+        assert scale in CONFIGURATIONS[configuration.beside].scales
 
 
 def test_development_images_are_scored_or_trained_on_but_never_both(tmp_path):
@@ -50,13 +55,47 @@ def test_development_images_are_scored_or_trained_on_but_never_both(tmp_path):
 
 
 def test_what_is_in_the_results_is_not_run_again(results):
-    def done(name, seed, split="test"):
-        return is_done(results, name, argparse.Namespace(seed=seed, split=split, preset="small"))
+    def done(name, seed, split="test", scale="whole"):
+        return is_done(results, name, scale, argparse.Namespace(seed=seed, split=split, preset="small"))
 
     assert done("default", 0)
+    assert not done("default", 0, scale="round")
     assert not done("default", 2)
     assert not done("default", 0, "development")
     assert not done("six-rounds", 0)
+
+
+def test_results_of_other_settings_are_run_again_and_left_out_of_the_tables(results):
+    rows = [{**row, "settings": "0" * 8} if row["configuration"] == "soft" else row for row in read(results)]
+    results.unlink()
+    append(results, rows)
+    assert not is_done(results, "soft", "whole", argparse.Namespace(seed=0, split="test", preset="small"))
+    kept, others = todays(rows)
+    assert others == ["soft"]
+    assert {row["configuration"] for row in kept} == {"default"}
+
+
+def test_fingerprints_change_with_whatever_a_stage_computes_and_with_the_preparation():
+    names = ("default", "soft", "t0-5", "flatten-off", "calibre-1.2", "warm-start", "plain")
+    found = {fingerprint(name, preset, "whole") for name in names for preset in ("small", "demo")}
+    assert len(found) == 2 * len(names)
+    assert fingerprint("default", "small", "round") not in found
+
+
+def append_from_a_process(path, number):
+    for i in range(20):
+        append(path, [row("default", number, f"round {i}", 0.5)])
+
+
+def test_benchmarks_that_write_at_once_lose_no_row(tmp_path):
+    path = tmp_path / "results.csv"
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=append_from_a_process, args=(path, number)) for number in range(2)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert len(read(path)) == 40
 
 
 def test_tables_pair_seeds_and_give_intervals(results):
@@ -67,7 +106,25 @@ def test_tables_pair_seeds_and_give_intervals(results):
     assert f"| {NEGATED} | 70.00 ± 0.00 |" in default_table(found)
     soft = next(line for line in factor_table(found, "pseudo-masks").splitlines() if line.startswith("| soft"))
     # 81 and 83 against 80 and 80: 2 with Student's t of one degree of freedom
-    assert soft.startswith("| soft | 2 | – | 82.00 ± 12.71 | 2.00 ± 12.71 |")
+    assert soft.startswith("| soft | 2 | 82.00 ± 12.71 | 2.00 ± 12.71 |")
+
+
+def test_configurations_are_compared_with_the_one_they_differ_from_in_one_thing(tmp_path):
+    path = tmp_path / "results.csv"
+    found = {"default": 0.80, "rounds-from-latents": 0.78, "t0-5": 0.79}
+    append(path, [row(name, 0, "round 1", dice, exported=1, scale="round") for name, dice in found.items()])
+    table = factor_table(Results(read(path)), "t0 of 50").splitlines()
+    assert [line.split(" | ")[0].strip("| ") for line in table[2:]] == ["rounds-from-latents", "t0-5"]
+    assert table[3].startswith("| t0-5 | 1 | 79.00 | 1.00 |")
+
+
+def test_segmenters_alone_have_no_rounds_in_their_table(tmp_path):
+    path = tmp_path / "results.csv"
+    aligned = "aligned, no diffusion"
+    append(path, [row(name, 0, aligned, 0.8, exported=1, scale="segmenter") for name in ("default", "flatten-off")])
+    table = factor_table(Results(read(path)), "preprocessing")
+    assert "regret" not in table and "first generation" not in table
+    assert "| flatten-off | 1 | 80.00 | 0.00 |" in table
 
 
 def test_interval_is_students():

@@ -1,10 +1,15 @@
 """Accuracy on real images: the default over several seeds, and one factor at a time against it.
 
     python -m tests.benchmarks.accuracy IMAGES WORK RESULTS.csv [--split test] [--seeds 0 1 2] [--only NAME ...]
+                                        [--scales whole round segmenter]
 
 IMAGES holds FIVES, HRF, CHASE_DB1 (source, with masks) and ROSSA (target). Each adaptation is a workspace below WORK; a
 stage whose settings are the default's is taken from the default of the same seed. RESULTS.csv gets one line for each
-segmenter; what is in it is not run again, so an interrupted benchmark continues.
+segmenter; what is in it with today's settings is not run again, so an interrupted benchmark continues. Several may run
+at once, with other seeds or configurations, and write to one file.
+
+A configuration is compared with the default at the scales named in ``configurations.py``: ``whole`` adaptations, the
+generators and one short ``round``, or the aligned ``segmenter`` alone.
 
 ``development`` (what settings may be tuned on): every third image of ``ROSSA/train_manual`` is scored, the other two
 thirds are the unlabelled target. ``test`` (what is reported): all of ``train_manual`` is the unlabelled target, and
@@ -18,7 +23,7 @@ import shutil
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -26,9 +31,10 @@ from monai_vessel_uda import pipeline
 from monai_vessel_uda.engines.stage import MARK, is_finished
 from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.files import load_json
+from monai_vessel_uda.segmenter import evaluate
 from monai_vessel_uda.settings import load_preset, resolve_settings
 
-from .configurations import CONFIGURATIONS, Configuration
+from .configurations import CONFIGURATIONS, Configuration, Scale, fingerprint
 from .results import KEY, SCORES, append, read
 
 SOURCES = ("FIVES", "HRF", "CHASE_DB1")
@@ -66,9 +72,10 @@ def prepare(workspace: Path, default: Path, configuration: Configuration, argume
         record = load_json(default / "manifest.json")["preprocessing"]["source"]["datasets"]
         preparing["source_scale"] = {name: configuration.scale_factor * item["scale"] for name, item in record.items()}
     if not preparing and workspace != default:
-        workspace.mkdir(parents=True)
+        workspace.mkdir(parents=True, exist_ok=True)
+        if not (workspace / "cache").is_symlink():
+            (workspace / "cache").symlink_to(default / "cache", target_is_directory=True)
         shutil.copy2(default / "manifest.json", workspace)
-        (workspace / "cache").symlink_to(default / "cache", target_is_directory=True)
         return
     folders = target_folders(arguments.images, arguments.split, arguments.work)
     pipeline.prepare(
@@ -86,7 +93,7 @@ def take_stages(workspace: Path, default: Path, steps: Iterable[pipeline.Step], 
         return
     taken = set()
     for step in steps:
-        parser = pipeline._stage_workflow(workspace, step, settings).parser
+        parser = pipeline.stage_workflow(workspace, step, settings).parser
         parser.parse(True)
         place = Path(parser.get_parsed_content("output_dir"))
         name = place.relative_to(workspace / "stages").as_posix()
@@ -115,31 +122,58 @@ def rows(workspace: Path, common: Mapping[str, Any]) -> list[dict[str, Any]]:
         entry = {**common, "segmenter": row["name"], "exported": int(row["exported"])}
         entry["boundary_contrast"] = measures.get(row["name"], {}).get("boundary_contrast", "")
         entry["seconds"] = load_json(own)["seconds"] if own.exists() else ""
-        for score in SCORES:
-            value = row["scores"].get(score, {})
-            entry |= {f"{score}{end}": value.get(part, "") for end, part in _ENDS.items()}
-        found.append(entry)
+        found.append(entry | scores(row["scores"]))
     for name in ("ddpm_source", "ddpm_target", "latent_mining", "co_optimization"):
         found.append({**common, "segmenter": f"stage {name}", "seconds": load_json(stages / name / MARK)["seconds"]})
     return found
 
 
-_ENDS = {"": "mean", "_low": "low", "_high": "high"}
-
-
-def run(name: str, configuration: Configuration, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Adapt and score; baselines only with the default."""
+def run(name: str, scale: Scale, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Adapt and score; baselines only with the whole default, whose workspace the others take stages from."""
+    configuration = CONFIGURATIONS[name]
     folder = arguments.work / arguments.split / arguments.preset / f"seed_{arguments.seed}"
-    workspace, default = folder / name, folder / "default"
+    default = folder / "default"
+    workspace = folder / name if scale == "whole" else folder / scale / name
     prepare(workspace, default, configuration, arguments)
-    settings = resolve_settings(arguments.preset, {**configuration.settings, "seed": arguments.seed, "track": False})
-    full = name == "default"
-    take_stages(workspace, default, pipeline.stages(False, False), settings)
+    overrides = {**configuration.settings_at(scale), "seed": arguments.seed, "track": False}
+    settings = resolve_settings(arguments.preset, overrides)
+    common = {**key_of(name, scale, arguments), "threads": torch.get_num_threads()}
     began = time.time()
-    pipeline.adapt(workspace, arguments.preset, settings, baselines=full)
-    common = {"configuration": name, "seed": arguments.seed, "split": arguments.split, "preset": arguments.preset}
-    common["threads"] = torch.get_num_threads()
-    return [*rows(workspace, common), {**common, "segmenter": "all that was run", "seconds": time.time() - began}]
+    if scale == "segmenter":
+        found = [{**common, **run_aligned(workspace, default, settings)}]
+    else:
+        take_stages(workspace, default, pipeline.stages(False, False), settings)
+        pipeline.adapt(workspace, arguments.preset, settings, baselines=workspace == default)
+        found = rows(workspace, common)
+    return [*found, {**common, "segmenter": "all that was run", "seconds": time.time() - began}]
+
+
+def run_aligned(workspace: Path, default: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Train the aligned segmenter alone and score it like the default's exported one."""
+    step = pipeline.Step("latent_mining", "train.json", {"training_set": "aligned"})
+    take_stages(workspace, default, [step], settings)
+    pipeline.run_step(workspace, step, settings)
+    stage = workspace / "stages" / "segmenters" / "aligned"
+    described = load_json(stage / "weights.json")
+    target = described["preprocessing"]["target"]
+    overrides = {
+        "ckpt_path": str(stage / "weights.pt"),
+        "threshold": described["threshold"],
+        "seed": settings["seed"],
+        "scale": target["scale"],
+        "percentiles": target["percentiles"],
+        "vessels": target["polarity"],
+    }
+    bundle, manifest = default / "vessel_segmentation", workspace / "manifest.json"
+    result = evaluate(bundle, None, workspace / "evaluation.json", manifest=manifest, overrides=overrides)
+    entry = {"segmenter": pipeline.SHOWN_AS["aligned"], "exported": 1, "seconds": load_json(stage / MARK)["seconds"]}
+    return entry | scores(result["summary"])
+
+
+def scores(summary: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """Columns of the results for the scores of one segmenter."""
+    ends = {"": "mean", "_low": "low", "_high": "high"}
+    return {f"{s}{end}": summary.get(s, {}).get(part, "") for s in SCORES for end, part in ends.items()}
 
 
 def main() -> None:
@@ -152,24 +186,32 @@ def main() -> None:
     parser.add_argument("--split", choices=("development", "test"), default="development")
     parser.add_argument("--preset", default="small")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--scales", nargs="+", choices=get_args(Scale), default=get_args(Scale))
     parser.add_argument("--only", nargs="+", choices=sorted(CONFIGURATIONS), default=list(CONFIGURATIONS))
     arguments = parser.parse_args()
     arguments.images, arguments.work = arguments.images.resolve(), arguments.work.resolve()
     for seed in arguments.seeds:
         arguments.seed = seed
-        for name in sorted(arguments.only, key=list(CONFIGURATIONS).index):
-            if is_done(arguments.results, name, arguments):
+        runs = [(name, scale) for name, c in CONFIGURATIONS.items() if name in arguments.only for scale in c.scales]
+        for name, scale in runs:
+            if scale not in arguments.scales or is_done(arguments.results, name, scale, arguments):
                 continue
-            found = run(name, CONFIGURATIONS[name], arguments)
+            found = run(name, scale, arguments)
             append(arguments.results, found)
             best = next(row for row in found if row.get("exported"))
-            print(f"seed {seed}, {name}: {best['segmenter']} exported, Dice {100 * best['dice']:.2f}", flush=True)
+            print(f"seed {seed}, {name} ({scale}): {best['segmenter']}, Dice {100 * best['dice']:.2f}", flush=True)
 
 
-def is_done(results: Path, name: str, arguments: argparse.Namespace) -> bool:
-    """Whether the results hold this configuration, seed, split and preset."""
-    wanted = (name, str(arguments.seed), arguments.split, arguments.preset)
-    return results.exists() and any(tuple(row[key] for key in KEY[:4]) == wanted for row in read(results))
+def key_of(name: str, scale: Scale, arguments: argparse.Namespace) -> dict[str, Any]:
+    """What tells a run's rows from other runs'."""
+    settings = fingerprint(name, arguments.preset, scale)
+    return dict(zip(KEY, (name, settings, arguments.seed, arguments.split, arguments.preset, scale), strict=False))
+
+
+def is_done(results: Path, name: str, scale: Scale, arguments: argparse.Namespace) -> bool:
+    """Whether the results hold this configuration as it is today, with this seed, split and preset."""
+    wanted = {column: str(value) for column, value in key_of(name, scale, arguments).items()}
+    return results.exists() and any(wanted.items() <= row.items() for row in read(results))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,28 @@
-"""What the accuracy benchmark compares: the default, and one factor at a time against it.
+"""What the accuracy benchmark compares: the default, and one factor at a time against it, each at some scale.
 
 ``settings`` are overrides of the bundle configs, ``preparing`` options of ``pipeline.prepare``. A configuration that
 leaves a stage's settings alone takes that stage from the default of the same seed.
 """
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cache
+from typing import Any, Literal, get_args
+
+from monai_vessel_uda import pipeline
+from monai_vessel_uda.settings import resolve_settings
+
+Scale = Literal["whole", "round", "segmenter"]
+"""How much of an adaptation a configuration is compared by: all of it, generators and one short round, or the aligned
+segmenter alone, without diffusion."""
+
+SETTINGS_OF_SCALE: Mapping[Scale, Mapping[str, Any]] = {
+    "whole": {},
+    "round": {"rounds": 1, "round_iterations": 400},
+    "segmenter": {},
+}
 
 
 @dataclass(frozen=True)
@@ -18,87 +34,150 @@ class Configuration:
         settings: overrides of the bundle configs.
         preparing: options of ``pipeline.prepare``.
         scale_factor: the source's scales as multiples of the default's estimates.
+        scales: at which it is compared with the default.
+        beside: the configuration that it differs from in one thing.
     """
 
     factor: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     preparing: Mapping[str, Any] = field(default_factory=dict)
     scale_factor: float | None = None
+    scales: tuple[Scale, ...] = ("round",)
+    beside: str = "default"
+
+    def settings_at(self, scale: Scale) -> dict[str, Any]:
+        """Overrides of the bundle configs at a scale."""
+        return {**SETTINGS_OF_SCALE[scale], **self.settings}
 
 
-def _table() -> dict[str, Configuration]:
-    table = {"default": Configuration("default")}
+FROM_LATENTS = {"round_start": "latents"}
+DDIM = {"decoder": "ddim", "decoding_spacing": "trailing", "decoding_steps": None}
+FROM_NOISE = {**DDIM, "generation_steps": 50, "generation_timesteps": None}
+PLAIN = {
+    **FROM_NOISE,
+    "source_timesteps": None,
+    "source_iterations": "@iterations",
+    "generator_def#space_to_depth": 1,
+}
 
-    def add(factor: str, name: str, settings: Mapping[str, Any] | None = None, **preparing: Any) -> None:
-        table[name] = Configuration(factor, settings or {}, preparing)
 
-    add("preprocessing", "polarity-off", target_polarity="bright", source_polarity="bright")
-    add("preprocessing", "flatten-off", flatten=False)
-    add("preprocessing", "match-off", match=False)
-    add("preprocessing", "calibre-off", source_scale="nominal")
-    add("preprocessing", "calibre-vesselness", source_scale="vesselness")
-    for factor in (0.7, 0.85, 1.2, 1.4):
-        table[f"calibre-{factor}"] = Configuration("scale as a multiple of the estimate", scale_factor=factor)
-    add("preprocessing", "grey-green", grey={"source": "green", "target": "auto"})
-    add("preprocessing", "grey-luma", grey={"source": "luma", "target": "auto"})
-
-    add("paper or release", "inversion-clamped", {"clamp": True})
-    add("paper or release", "latents-8-bit", {"eight_bit_latents": True})
-    ancestral = {"decoder": "ancestral", "decoding_spacing": "trailing", "decoding_steps": 100}
-    add("paper or release", "decoding-ancestral", {**ancestral, "round_start": "latents"})  # beside rounds-from-latents
-    add("paper or release", "vessel-weight-in-rounds-only", {"vessel_weight": 0.0})
-    add("paper or release", "vessel-weight-nowhere", {"vessel_weight": 0.0, "round_vessel_weight": 0.0})
-    add("paper or release", "rounds-reinitialised", {"reinitialise": True})
-
-    for t0 in (5, 8, 10, 20, 25, 30):
-        add("t0 of 50", f"t0-{t0}", {"t0": t0, "source_timesteps": max(300, 20 * t0)})
-
-    for start in ("latents", "noise"):
-        add("rounds", f"rounds-from-{start}", {"round_start": start})
-    add("rounds", "six-rounds", {"rounds": 6})
-    for pairs in (128, 256, 1024):
-        add("rounds", f"pairs-{pairs}", {"pairs": pairs})
-
-    add("pseudo-masks", "threshold-half", {"pseudo_mask_threshold": 0.5})
-    add("pseudo-masks", "soft", {"pseudo_mask_threshold": None})
-    for segmenters in (2, 3):
-        add("pseudo-masks", f"ensemble-{segmenters}", {"pseudo_mask_ensemble": segmenters})
-    for share in (0.25, 0.5, 0.75):
-        add("pseudo-masks", f"sure-{share}", {"confident_share": share})
-
-    add("segmenter", "augmentation-off", {"augmentation_probability": 0.0})
-    add("segmenter", "speckle", {"speckle": 0.4})
-    for magnitude in (1.0, 2.0):
-        add("segmenter", f"elastic-{magnitude}", {"elastic": magnitude})
-    add("segmenter", "with-mined", {"with_mined": True})
-
-    ddim = {"decoder": "ddim", "decoding_spacing": "trailing", "decoding_steps": None}
-    add("sampling", "ddim", {**ddim, "generation_steps": 35})
-    add("sampling", "ddim-few-steps", {**ddim, "decoding_steps": 5, "generation_steps": 6})
-    for decoding, generation in ((3, 4), (8, 12)):
-        add(
-            "sampling",
-            f"dpm-solver-{decoding}-{generation}",
-            {"decoding_steps": decoding, "generation_steps": generation},
-        )
-    for timesteps in (500, 600, 800, None):
-        add("sampling", f"from-{timesteps or 'noise'}", {"generation_timesteps": timesteps})
-    from_noise = {**ddim, "generation_steps": 50, "generation_timesteps": None}
-    add("sampling", "ddim-50-from-noise", from_noise)
-
-    add("target generator", "warm-start", {"warm_start": True})
-    add("target generator", "warm-start-half-as-long", {"warm_start": True, "iterations": 1250})
-    add("source generator", "all-timesteps", {"source_timesteps": None})
-    add("source generator", "as-long-as-the-target", {"source_iterations": "@iterations"})
-
-    plain = {
-        **from_noise,
-        "source_timesteps": None,
-        "source_iterations": "@iterations",
-        "generator_def#space_to_depth": 1,
+def _preparations() -> Iterator[tuple[str, Configuration]]:
+    """What the images are like before anything is trained; judged by the aligned segmenter."""
+    options: dict[str, dict[str, Any]] = {
+        "polarity-off": {"target_polarity": "bright", "source_polarity": "bright"},
+        "flatten-off": {"flatten": False},
+        "match-off": {"match": False},
+        "calibre-off": {"source_scale": "nominal"},
+        "calibre-vesselness": {"source_scale": "vesselness"},
+        "grey-green": {"grey": {"source": "green", "target": "auto"}},
+        "grey-luma": {"grey": {"source": "luma", "target": "auto"}},
     }
-    add("cost", "plain", plain)
-    return table
+    for name, preparing in options.items():
+        yield name, Configuration("preprocessing", preparing=preparing, scales=("segmenter",))
+    for factor in (0.7, 0.85, 1.2, 1.4):
+        of_scale = Configuration("scale as a multiple of the estimate", scale_factor=factor, scales=("segmenter",))
+        yield f"calibre-{factor}", of_scale
 
 
-CONFIGURATIONS = _table()
+def _from_latents() -> Iterator[tuple[str, Configuration]]:
+    """What changes mined latents, and so the rounds that start from them."""
+
+    def beside(factor: str, **settings: Any) -> Configuration:
+        return Configuration(factor, {**FROM_LATENTS, **settings}, beside="rounds-from-latents")
+
+    paper = "paper or release"
+    yield "inversion-clamped", beside(paper, clamp=True)
+    yield "latents-8-bit", beside(paper, eight_bit_latents=True)
+    ancestral = {"decoder": "ancestral", "decoding_spacing": "trailing", "decoding_steps": 100}
+    yield "decoding-ancestral", beside(paper, **ancestral)
+    yield "vessel-weight-in-rounds-only", beside(paper, vessel_weight=0.0)
+    yield "vessel-weight-nowhere", beside(paper, vessel_weight=0.0, round_vessel_weight=0.0)
+    for t0 in (5, 8, 10, 20, 25, 30):
+        yield f"t0-{t0}", beside("t0 of 50", t0=t0, source_timesteps=max(300, 20 * t0))
+    for steps in (3, 8):
+        yield f"decoding-{steps}", beside("decoding", decoding_steps=steps)
+    yield "decoding-ddim", beside("decoding", **DDIM)
+    yield "decoding-ddim-5", beside("decoding", **{**DDIM, "decoding_steps": 5})
+    yield "all-timesteps", beside("source generator", source_timesteps=None)
+    yield "as-long-as-the-target", beside("source generator", source_iterations="@iterations")
+
+
+def _rounds() -> Iterator[tuple[str, Configuration]]:
+    """What a round does, and how many there are."""
+    for start in ("latents", "noise", "both"):
+        settings = {"round_start": start}
+        yield f"rounds-from-{start}", Configuration("rounds", settings, scales=("round", "whole"))
+    yield "six-rounds", Configuration("rounds", {"rounds": 6}, scales=("whole",))
+    six_short = {"rounds": 6, "round_iterations": 400}
+    yield "six-short-rounds", Configuration("rounds", six_short, scales=("whole",))
+    for pairs in (128, 256, 1024):
+        yield f"pairs-{pairs}", Configuration("rounds", {"pairs": pairs})
+    yield "refined-twice-as-long", Configuration("rounds", {"refine_iterations": 800})
+    from_scratch = {"reinitialise": True, "refine_iterations": 1200}
+    yield "rounds-reinitialised", Configuration("paper or release", from_scratch)
+    yield "round-vessel-weight-off", Configuration("paper or release", {"round_vessel_weight": 0.0})
+
+    yield "threshold-half", Configuration("pseudo-masks", {"pseudo_mask_threshold": 0.5})
+    yield "soft", Configuration("pseudo-masks", {"pseudo_mask_threshold": None})
+    for segmenters in (2, 3):
+        ensemble = {"pseudo_mask_ensemble": segmenters}
+        yield f"ensemble-{segmenters}", Configuration("pseudo-masks", ensemble, scales=("whole",))
+    for share in (0.25, 0.5, 0.75):
+        yield f"sure-{share}", Configuration("pseudo-masks", {"confident_share": share})
+
+
+def _segmenters() -> Iterator[tuple[str, Configuration]]:
+    """How segmenters are trained, without diffusion and in the rounds."""
+
+    def both(**settings: Any) -> Configuration:
+        return Configuration("segmenter", settings, scales=("segmenter", "round"))
+
+    yield "augmentation-off", both(augmentation_probability=0.0)
+    yield "speckle", both(speckle=0.4)
+    for magnitude in (1.0, 2.0):
+        yield f"elastic-{magnitude}", both(elastic=magnitude)
+    longer = {"segmenter_iterations": 2000}
+    yield "as-long-as-all-rounds", Configuration("segmenter", longer, scales=("segmenter",))
+    yield "with-mined", Configuration("segmenter", {"with_mined": True})
+
+
+def _generators() -> Iterator[tuple[str, Configuration]]:
+    """How images are drawn in the rounds, and how the target generator has learnt."""
+    yield "ddim", Configuration("sampling", {**DDIM, "generation_steps": 35})
+    yield "ddim-few-steps", Configuration("sampling", {**DDIM, "generation_steps": 6})
+    for steps in (4, 12):
+        yield f"dpm-solver-{steps}", Configuration("sampling", {"generation_steps": steps})
+    for timesteps in (500, 600, 800, None):
+        yield f"from-{timesteps or 'noise'}", Configuration("sampling", {"generation_timesteps": timesteps})
+    yield "ddim-50-from-noise", Configuration("sampling", FROM_NOISE)
+    yield "warm-start", Configuration("target generator", {"warm_start": True})
+    half = {"warm_start": True, "iterations": 1250, "source_iterations": 1250}
+    yield "warm-start-half-as-long", Configuration("target generator", half)
+    yield "half-as-long", Configuration("target generator", {"iterations": 1250, "source_iterations": 1250})
+    yield "plain", Configuration("cost", PLAIN, scales=("round", "whole"))
+
+
+CONFIGURATIONS = {
+    "default": Configuration("default", scales=get_args(Scale)),
+    **dict(_preparations()),
+    **dict(_from_latents()),
+    **dict(_rounds()),
+    **dict(_segmenters()),
+    **dict(_generators()),
+}
+
+
+@cache
+def fingerprint(name: str, preset: str, scale: Scale) -> str:
+    """Eight hexadecimal digits that change with whatever of a configuration changes what its stages compute.
+
+    Results of a default that has been changed since are thereby told from those of today's.
+    """
+    configuration = CONFIGURATIONS[name]
+    settings = resolve_settings(preset, {**configuration.settings_at(scale), "seed": 0})
+    content: list[Any] = [configuration.preparing, configuration.scale_factor]
+    for step in pipeline.stages(baselines=True, upper_bound=True):
+        parser = pipeline.stage_workflow("workspace", step, settings).parser
+        parser.parse(True)
+        content.append(parser.get_parsed_content("settings"))
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:8]

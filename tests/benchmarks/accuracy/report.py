@@ -4,20 +4,25 @@ python -m tests.benchmarks.accuracy.report RESULTS.csv
 """
 
 import argparse
-import itertools
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import cast
 
 from scipy.stats import spearmanr, t
 
-from .configurations import CONFIGURATIONS
+from .configurations import CONFIGURATIONS, Scale, fingerprint
 from .results import read
 
 Row = dict[str, str]
 SHOWN = {"dice": "Dice %", "dice_at_half": "Dice % at 0.5", "roc_auc": "ROC-AUC %", "cldice": "clDice %"}
+SCALES = {
+    "whole": "whole adaptations",
+    "round": "one short round",
+    "segmenter": "the aligned segmenter alone, no diffusion",
+}
 NEGATED, ALIGNED, FIRST, BEST = (
     "source-negated",
     "aligned, no diffusion",
@@ -44,7 +49,7 @@ def number(row: Row, key: str, factor: float = 100) -> float:
 
 
 class Results:
-    """Rows of one split and preset.
+    """Rows of one split, preset and scale.
 
     Args:
         rows: of the results file.
@@ -70,6 +75,10 @@ class Results:
         """Dice in percent at the segmenter's own threshold; nan if it was not scored."""
         row = self.row(configuration, seed, segmenter)
         return number(row, "dice") if row else math.nan
+
+    def have_rounds(self) -> bool:
+        """Whether these are adaptations; otherwise segmenters alone."""
+        return any(row["segmenter"].startswith("round ") for rows in self.by_run.values() for row in rows)
 
     def rounds(self, configuration: str, seed: int) -> list[Row]:
         """Rows of the rounds in their order."""
@@ -112,27 +121,45 @@ def regret(results: Results, configuration: str, seed: int) -> float:
 
 
 def factor_table(results: Results, factor: str) -> str:
-    """The configurations of one factor, with paired differences from the default of the same seed."""
-    lines = [
-        "| configuration | seeds | first generation | exported | − default | best round | regret | seconds run |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
-    ]
+    """The configurations of one factor, each after what it differs from in one thing, with paired differences."""
     names = [name for name, c in CONFIGURATIONS.items() if c.factor == factor and results.seeds(name)]
-    for name in ["default", *names]:
-        seeds = [seed for seed in results.seeds(name) if results.seeds("default").count(seed)]
-        exported = {seed: results.dice(name, seed, "exported") for seed in seeds}
-        cells = [
-            interval([results.dice(name, seed, FIRST) for seed in seeds]),
-            interval(list(exported.values())),
-            interval([exported[seed] - results.dice("default", seed, "exported") for seed in seeds]),
-            interval([max(number(row, "dice") for row in results.rounds(name, seed)) for seed in seeds]),
-            interval([regret(results, name, seed) for seed in seeds]),
-            interval(
-                [number(row, "seconds", 1) for seed in seeds if (row := results.row(name, seed, "all that was run"))]
-            ),
-        ]
-        lines.append(f"| {name} | {len(seeds)} | {' | '.join(cells)} |")
+    besides = dict.fromkeys(CONFIGURATIONS[name].beside for name in names)
+    columns = factor_columns(results)
+    lines = [f"| configuration | seeds | {' | '.join(columns)} |", "|---|" + "---:|" * (len(columns) + 1)]
+    for name in dict.fromkeys([*besides, *names]):
+        beside = CONFIGURATIONS[name].beside
+        pairs = [(seed, beside) for seed in results.seeds(name)]
+        cells = [interval([column(name, *pair) for pair in pairs]) for column in columns.values()]
+        lines.append(f"| {name} | {len(pairs)} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def factor_columns(results: Results) -> dict[str, Callable[[str, int, str], float]]:
+    """Headings, and what stands below them for a configuration, a seed, and the configuration beside it."""
+
+    def exported(name: str, seed: int, _: str = "") -> float:
+        return results.dice(name, seed, "exported")
+
+    def difference(name: str, seed: int, beside: str) -> float:
+        return exported(name, seed) - exported(beside, seed)
+
+    def first(name: str, seed: int, _: str) -> float:
+        return results.dice(name, seed, FIRST)
+
+    def cldice(name: str, seed: int, _: str) -> float:
+        row = results.row(name, seed, "exported")
+        return number(row, "cldice") if row else math.nan
+
+    def lost(name: str, seed: int, _: str) -> float:
+        return regret(results, name, seed)
+
+    def seconds(name: str, seed: int, _: str) -> float:
+        row = results.row(name, seed, "all that was run")
+        return number(row, "seconds", 1) if row else math.nan
+
+    shared = {"Dice % of the exported": exported, "− beside": difference, "clDice %": cldice}
+    of_rounds = {"first generation": first, "regret": lost}
+    return {**shared, **(of_rounds if results.have_rounds() else {}), "seconds run": seconds}
 
 
 def ranking(results: Results) -> str:
@@ -146,19 +173,33 @@ def ranking(results: Results) -> str:
     return f"Spearman of boundary contrast and Dice within a run ({len(found)} runs): {interval(found)}"
 
 
+def todays(rows: Iterable[Row]) -> tuple[list[Row], list[str]]:
+    """The rows of configurations as they are today, and the names of those that have rows of another day."""
+    kept, others = [], {}
+    for row in rows:
+        name = row["configuration"]
+        scale = cast(Scale, row["scale"])
+        if name in CONFIGURATIONS and row["settings"] == fingerprint(name, row["preset"], scale):
+            kept.append(row)
+        else:
+            others[name] = None
+    return kept, list(others)
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("results", type=Path)
-    rows = read(parser.parse_args().results)
-    for split, preset in sorted({(row["split"], row["preset"]) for row in rows}, reverse=True):
-        results = Results(row for row in rows if (row["split"], row["preset"]) == (split, preset))
-        print(f"\n## Split {split}, preset {preset}\n\n{default_table(results)}\n\n{goals(results)}\n")
-        print(ranking(results))
-        for factor, _ in itertools.groupby(CONFIGURATIONS.values(), key=lambda c: c.factor):
-            if any(
-                c.factor == factor and results.seeds(name) for name, c in CONFIGURATIONS.items() if name != "default"
-            ):
+    rows, others = todays(read(parser.parse_args().results))
+    if others:
+        print(f"Left out, because their settings have changed since: {', '.join(others)}")
+    for split, preset, scale in sorted({(row["split"], row["preset"], row["scale"]) for row in rows}, reverse=True):
+        results = Results(row for row in rows if (row["split"], row["preset"], row["scale"]) == (split, preset, scale))
+        print(f"\n## Split {split}, preset {preset}, {SCALES[scale]}\n")
+        if scale == "whole":
+            print(f"{default_table(results)}\n\n{goals(results)}\n\n{ranking(results)}")
+        for factor in dict.fromkeys(c.factor for name, c in CONFIGURATIONS.items() if name != "default"):
+            if any(c.factor == factor and results.seeds(name) for name, c in CONFIGURATIONS.items()):
                 print(f"\n### {factor}\n\n{factor_table(results, factor)}")
 
 

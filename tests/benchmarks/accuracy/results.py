@@ -5,8 +5,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 SCORES = ("dice", "dice_at_half", "roc_auc", "pr_auc", "cldice", "ahd_px", "hd95_px")
-KEY = ("configuration", "seed", "split", "preset", "segmenter")
+KEY = ("configuration", "settings", "seed", "split", "preset", "scale", "segmenter")
+"""What a row is about; ``settings`` is the :func:`~.configurations.fingerprint` of the configuration."""
 COLUMNS = (
     *KEY,
     "exported",
@@ -24,13 +27,14 @@ def read(results: Path) -> list[dict[str, str]]:
 
 
 def append(results: Path, found: Iterable[Mapping[str, Any]]) -> None:
-    """Add rows to the results, all or none of them."""
-    before = read(results) if results.exists() else []
+    """Add rows to the results, all or none of them; several benchmarks may write to one file."""
     results.parent.mkdir(parents=True, exist_ok=True)
-    temporary = results.with_suffix(".new")
-    with temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
-        writer.writeheader()
-        for row in [*before, *found]:
-            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
-    temporary.replace(results)
+    with FileLock(results.with_suffix(".lock")):
+        before = read(results) if results.exists() else []
+        temporary = results.with_suffix(".new")
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
+            writer.writeheader()
+            for row in [*before, *found]:
+                writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+        temporary.replace(results)
