@@ -1,7 +1,7 @@
 """The accuracy benchmark's own parts: who is in which list, what is run again, what the tables say."""
 
 import argparse
-import multiprocessing
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -37,6 +37,8 @@ def test_every_configuration_is_possible_and_differs_from_the_one_beside_it(name
         settings = configuration.settings_at(scale)
         assert resolve_settings("small", settings).items() >= settings.items()
         assert scale in CONFIGURATIONS[configuration.beside].scales
+        beside = fingerprint(configuration.beside, "small", scale)
+        assert (fingerprint(name, "small", scale) == beside) == (name == "default")
 
 
 def test_development_images_are_scored_or_trained_on_but_never_both(tmp_path):
@@ -82,19 +84,11 @@ def test_fingerprints_change_with_whatever_a_stage_computes_and_with_the_prepara
     assert fingerprint("default", "small", "round") not in found
 
 
-def append_from_a_process(path, number):
-    for i in range(20):
-        append(path, [row("default", number, f"round {i}", 0.5)])
-
-
 def test_benchmarks_that_write_at_once_lose_no_row(tmp_path):
     path = tmp_path / "results.csv"
-    context = multiprocessing.get_context("spawn")
-    writers = [context.Process(target=append_from_a_process, args=(path, number)) for number in range(2)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
+    rows = [[row("default", number, f"round {i}", 0.5)] for number in range(2) for i in range(20)]
+    with ThreadPoolExecutor(8) as writers:
+        list(writers.map(lambda found: append(path, found), rows))
     assert len(read(path)) == 40
 
 

@@ -104,7 +104,7 @@ def _from_latents() -> Iterator[tuple[str, Configuration]]:
 
 def _rounds() -> Iterator[tuple[str, Configuration]]:
     """What a round does, and how many there are."""
-    for start in ("latents", "noise", "both"):
+    for start in ("latents", "both"):
         settings = {"round_start": start}
         yield f"rounds-from-{start}", Configuration("rounds", settings, scales=("round", "whole"))
     yield "six-rounds", Configuration("rounds", {"rounds": 6}, scales=("whole",))
