@@ -9,14 +9,24 @@ from monai_vessel_uda.settings import resolve_settings
 
 from .accuracy.__main__ import is_done, target_folders
 from .accuracy.configurations import CONFIGURATIONS, fingerprint
-from .accuracy.report import NEGATED, Results, default_table, factor_table, goals, interval, regret, todays
+from .accuracy.report import (
+    NEGATED,
+    Results,
+    default_table,
+    factor_table,
+    goals,
+    interval,
+    ranking,
+    regret,
+    todays,
+)
 from .accuracy.results import append, read
 
 
-def row(configuration, seed, segmenter, dice, exported=0, scale="whole"):
+def row(configuration, seed, segmenter, dice, exported=0, scale="whole", **measures):
     settings = fingerprint(configuration, "small", scale)
     common = {"configuration": configuration, "settings": settings, "seed": seed, "split": "test", "preset": "small"}
-    return {**common, "scale": scale, "segmenter": segmenter, "dice": dice, "exported": exported}
+    return {**common, "scale": scale, "segmenter": segmenter, "dice": dice, "exported": exported, **measures}
 
 
 @pytest.fixture
@@ -119,6 +129,22 @@ def test_segmenters_alone_have_no_rounds_in_their_table(tmp_path):
     table = factor_table(Results(read(path)), "preprocessing")
     assert "regret" not in table and "first generation" not in table
     assert "| flatten-off | 1 | 80.00 | 0.00 |" in table
+
+
+def test_measures_are_judged_by_how_they_rank_and_what_choosing_by_them_loses(tmp_path):
+    path = tmp_path / "results.csv"
+    measured = [
+        ("aligned, no diffusion", 0.80, 0.01, 0.9),
+        ("round 1", 0.84, 0.03, 0.5),
+        ("round 2", 0.86, 0.02, 0.3),
+        ("round 3", 0.85, 0.04, 0.4),
+    ]
+    for name, dice, contrast, entropy in measured:
+        append(path, [row("default", 0, name, dice, boundary_contrast=contrast, prediction_entropy=entropy)])
+    table = ranking(Results(read(path)))
+    assert "| boundary_contrast | 0.40 | -0.50 | 1.00 |" in table
+    assert "| prediction_entropy | 1.00 | 1.00 | 0.00 |" in table
+    assert "| faithfulness | – | – | – |" in table
 
 
 def test_interval_is_students():

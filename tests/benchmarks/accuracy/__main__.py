@@ -35,7 +35,7 @@ from monai_vessel_uda.segmenter import evaluate
 from monai_vessel_uda.settings import load_preset, resolve_settings
 
 from .configurations import CONFIGURATIONS, Configuration, Scale, fingerprint
-from .results import KEY, SCORES, append, read
+from .results import KEY, MEASURES, SCORES, append, read
 
 SOURCES = ("FIVES", "HRF", "CHASE_DB1")
 NEEDS = {
@@ -120,7 +120,7 @@ def rows(workspace: Path, common: Mapping[str, Any]) -> list[dict[str, Any]]:
     for row in load_json(workspace / "scores.json")["rows"]:
         own = stages / "segmenters" / names.get(row["name"], "none") / MARK
         entry = {**common, "segmenter": row["name"], "exported": int(row["exported"])}
-        entry["boundary_contrast"] = measures.get(row["name"], {}).get("boundary_contrast", "")
+        entry |= {measure: measures.get(row["name"], {}).get(measure, "") for measure in MEASURES}
         entry["seconds"] = load_json(own)["seconds"] if own.exists() else ""
         found.append(entry | scores(row["scores"]))
     for name in ("ddpm_source", "ddpm_target", "latent_mining", "co_optimization"):

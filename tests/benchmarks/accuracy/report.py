@@ -14,7 +14,7 @@ from typing import cast
 from scipy.stats import spearmanr, t
 
 from .configurations import CONFIGURATIONS, Scale, fingerprint
-from .results import read
+from .results import MEASURES, read
 
 Row = dict[str, str]
 SHOWN = {"dice": "Dice %", "dice_at_half": "Dice % at 0.5", "roc_auc": "ROC-AUC %", "cldice": "clDice %"}
@@ -163,14 +163,32 @@ def factor_columns(results: Results) -> dict[str, Callable[[str, int, str], floa
 
 
 def ranking(results: Results) -> str:
-    """How well the label-free contrast ranks the rounds and candidates of each run."""
-    found = []
-    for (_, _), rows in results.by_run.items():
-        measured = [row for row in rows if row["boundary_contrast"] and row["dice"]]
-        if len(measured) > 2:
-            pairs = [(float(row["boundary_contrast"]), float(row["dice"])) for row in measured]
-            found.append(float(spearmanr(*zip(*pairs, strict=True))[0]))
-    return f"Spearman of boundary contrast and Dice within a run ({len(found)} runs): {interval(found)}"
+    """How well each label-free measure ranks the segmenters of a run, and what a choice by it alone would lose."""
+    lines = [
+        "| label-free measure | Spearman with Dice, candidates and rounds | rounds alone | regret of choosing by it |",
+        "|---|---:|---:|---:|",
+    ]
+    for measure, sign in MEASURES.items():
+        every, rounds, lost = [], [], []
+        for rows in results.by_run.values():
+            found = [row for row in rows if row[measure] and row["dice"]]
+            pairs = {row["segmenter"]: (sign * float(row[measure]), number(row, "dice")) for row in found}
+            of_rounds = [pair for name, pair in pairs.items() if name.startswith("round ")]
+            if len(pairs) > len(of_rounds):
+                every.append(spearman(pairs.values()))
+            rounds.append(spearman(of_rounds))
+            if of_rounds:
+                lost.append(max(dice for _, dice in of_rounds) - max(of_rounds)[1])
+        lines.append(f"| {measure} | {interval(every)} | {interval(rounds)} | {interval(lost)} |")
+    return "\n".join([*lines, "", f"{len(results.by_run)} runs, each of which counts once."])
+
+
+def spearman(pairs: Iterable[tuple[float, float]]) -> float:
+    """Rank correlation; nan for fewer than three pairs, or where all of one side are equal."""
+    pairs = list(pairs)
+    if len(pairs) < 3 or any(len(set(side)) == 1 for side in zip(*pairs, strict=True)):
+        return math.nan
+    return float(spearmanr(*zip(*pairs, strict=True))[0])
 
 
 def todays(rows: Iterable[Row]) -> tuple[list[Row], list[str]]:

@@ -10,11 +10,21 @@ from filelock import FileLock
 SCORES = ("dice", "dice_at_half", "roc_auc", "pr_auc", "cldice", "ahd_px", "hd95_px")
 KEY = ("configuration", "settings", "seed", "split", "preset", "scale", "segmenter")
 """What a row is about; ``settings`` is the :func:`~.configurations.fingerprint` of the configuration."""
+MEASURES = {
+    "boundary_contrast": 1,
+    "consistency": 1,
+    "mask_prior_distance": -1,
+    "uncertain_band_px": -1,
+    "prediction_entropy": -1,
+    "feature_distance": -1,
+    "faithfulness": 1,
+}
+"""Label-free measures, and the sign that makes more of them better; the last two know rounds alone."""
 COLUMNS = (
     *KEY,
     "exported",
     *(f"{score}{end}" for score in SCORES for end in ("", "_low", "_high")),
-    "boundary_contrast",
+    *MEASURES,
     "seconds",
     "threads",
 )
