@@ -71,9 +71,10 @@ def check_limits(values: Mapping[str, Any]) -> None:
             raise InputError(f"{name}: expected {low} to {high}, got {values[name]!r}")
     _check_shares(values)
     _check_steps(values)
-    if values["round_pairs"] is not None and values["round_pairs"] > values["pairs"]:
+    too_many = values["round_pairs"] is not None and values["round_pairs"] > values["pairs"]
+    if too_many and values["round_start"] != "noise":
         raise InputError(
-            f"round_pairs: expected at most pairs = {values['pairs']}, one for each mined mask, "
+            f"round_pairs: expected at most pairs = {values['pairs']}, one for each mined latent, "
             f"got {values['round_pairs']}"
         )
     _check_iterations(values)

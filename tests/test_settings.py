@@ -31,8 +31,11 @@ def test_counts_are_whole_numbers_and_large_enough(name, how):
     ("overrides", "message"),
     [
         ({"steps": 9, "t0": 9}, "t0: expected 1 to steps - 1 = 8, got 9"),
-        ({"round_pairs": 9, "pairs": 8}, "round_pairs: expected at most pairs = 8, one for each mined mask, got 9"),
-        ({"round_pairs": 161}, "round_pairs: expected at most pairs = 160"),
+        (
+            {"round_pairs": 9, "pairs": 8, "round_start": "both"},
+            "round_pairs: expected at most pairs = 8, one for each mined latent, got 9",
+        ),
+        ({"round_start": "latents", "round_pairs": 161}, "round_pairs: expected at most pairs = 160"),
         ({"iterations": 3, "iterations_per_epoch": 2}, "iterations: expected a positive multiple of .* got 3"),
         ({"t0": 7}, r"source_timesteps: expected null or 350 \(where t0 = 7 of 20 steps lead\) to 1000, got 300"),
         ({"generation_timesteps": 299}, "generation_timesteps: expected null or 300 .* to 1000, got 299"),
@@ -58,6 +61,10 @@ def test_counts_are_whole_numbers_and_large_enough(name, how):
 def test_counts_that_do_not_go_together(overrides, message):
     with pytest.raises(InputError, match=message):
         resolve_settings("demo", overrides)
+
+
+def test_more_images_than_latents_come_from_noise_alone():
+    assert resolve_settings("demo", {"round_start": "noise", "round_pairs": 161})["round_pairs"] == 161
 
 
 @pytest.mark.parametrize("name", sorted(ONE_OF))

@@ -72,7 +72,7 @@ class CoOptimization:
         output_dir: where the rounds go.
         rounds: K, at least 1.
         start: what a round generates from: the mined ``latents``, pure ``noise``, or ``both``.
-        pairs: pairs generated each round from each of these; one for each mask by default.
+        pairs: pairs generated each round from each of these; one for each mask by default, from noise also more.
         threshold: of the pseudo-masks: ``auto`` for the segmenter's own (where its outlines lie best on the target
             images' edges), a number, or None for soft masks.
         ensemble: how many of the last segmenters make the pseudo-masks, by their mean probability and mean threshold.

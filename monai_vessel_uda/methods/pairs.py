@@ -104,7 +104,8 @@ def regenerate_pairs(
             ``both``: first as many from latents as there are masks, then as many from noise.
         output_dir: folder of the shards.
         round_number: k; each round draws other noise.
-        pairs: how many from each start; one for each mask by default.
+        pairs: how many from each start; one for each mask by default. More than there are masks are possible from
+            noise alone: then the masks come again, each time with other noise.
         device: where to compute.
         label: name in progress lines.
 
@@ -112,7 +113,7 @@ def regenerate_pairs(
         ``output_dir``.
 
     Raises:
-        InputError: a start that :func:`check_start` refuses, more pairs than masks, no mined shards or not all of
+        InputError: a start that :func:`check_start` refuses, more pairs than latents, no mined shards or not all of
             them, or a generator that has diverged.
     """
     check_start(start, mining)
@@ -120,15 +121,18 @@ def regenerate_pairs(
     batch_size = len(sources[0]["label"])
     available = sum(len(source["label"]) for source in sources)
     count = available if pairs is None else pairs
-    if not 1 <= count <= available:
-        raise InputError(f"round_pairs: expected 1 to {available}, the number of mined masks, got {pairs}")
+    if count < 1 or (start != "noise" and count > available):
+        raise InputError(f"round_pairs: expected 1 to {available}, the number of mined latents, got {pairs}")
+
+    def mined_tensors(numbers: Sequence[int], key: str) -> Tensor:
+        places = (divmod(number % available, batch_size) for number in numbers)
+        return torch.stack([sources[shard][key][place] for shard, place in places])
 
     def shard(numbers: Sequence[int], start: str) -> dict[str, Tensor]:
-        mined_shard = sources[numbers[0] // batch_size]
-        mask = mined_shard["label"][: len(numbers)].float().to(device)
-        draws = [round_number * available + number for number in numbers]
+        mask = mined_tensors(numbers, "label").float().to(device)
+        draws = [round_number * max(count, available) + number for number in numbers]
         if start == "latents":
-            latents = mined_shard["latent"][: len(numbers)].to(device)
+            latents = mined_tensors(numbers, "latent").to(device)
             image = mining.decode(eps_b, latents, mask, [DRAWS_FROM_LATENTS + draw for draw in draws])
         else:
             flat = intensity.brightness(draws).view(-1, *[1] * (mask.ndim - 1))

@@ -105,10 +105,18 @@ def test_unknown_start(tmp_path):
         )
 
 
-@pytest.mark.parametrize("pairs", [0, -1, 6])
-def test_as_many_pairs_as_masks_at_most(regenerate, pairs):
-    with pytest.raises(InputError, match=f"round_pairs: expected 1 to 5, the number of mined masks, got {pairs}"):
-        regenerate(pairs=pairs)
+@pytest.mark.parametrize(("start", "pairs"), [("noise", 0), ("noise", -1), ("both", 6), ("latents", 6)])
+def test_as_many_pairs_as_latents_at_most(regenerate, start, pairs):
+    with pytest.raises(InputError, match=f"round_pairs: expected 1 to 5, the number of mined latents, got {pairs}"):
+        regenerate(start=start, pairs=pairs)
+
+
+def test_from_noise_the_masks_come_again_with_other_noise(mined, regenerate):
+    shards = [torch.load(shard) for shard in sorted(regenerate(start="noise", pairs=12).glob("*.pt"))]
+    image, label = (torch.cat([shard[key] for shard in shards]) for key in ("image", "label"))
+    masks = torch.cat([torch.load(shard)["label"] for shard in sorted(mined.glob("*.pt"))])
+    assert torch.equal(label, torch.cat([masks, masks, masks[:2]]))
+    assert len({tuple(image.flatten().tolist()) for image in image}) == 12
 
 
 @pytest.mark.parametrize(("pairs", "batch_size"), [(0, 2), (2, 0)])
@@ -118,7 +126,8 @@ def test_no_pairs_are_refused(source, tmp_path, pairs, batch_size):
         mine_pairs(MINING, *networks, source, ANY, output_dir=tmp_path, pairs=pairs, batch_size=batch_size)
 
 
-def test_no_two_images_get_the_same_noise(mined, regenerate, monkeypatch):
+@pytest.mark.parametrize(("options", "images"), [({"start": "both"}, 10), ({"start": "noise", "pairs": 12}, 12)])
+def test_no_two_images_get_the_same_noise(regenerate, monkeypatch, options, images):
     """Neither in one round, from the latent and from noise of one mask, nor in two rounds."""
     seeds = []
 
@@ -129,10 +138,10 @@ def test_no_two_images_get_the_same_noise(mined, regenerate, monkeypatch):
     monkeypatch.setattr(latent_mining, "sample_ancestral", record)
     ancestral = LatentMining(SCHEDULE, steps=10, t0=3, generation_steps=3, decoder="ancestral")
     for k in (1, 2):
-        folder = regenerate(ancestral, round_number=k)
+        folder = regenerate(ancestral, round_number=k, **options)
         for shard in folder.glob("*.pt"):
             shard.unlink()
-    assert len(set(seeds)) == len(seeds) == 2 * 2 * 5
+    assert len(set(seeds)) == len(seeds) == 2 * images
 
 
 class TestDamagedFolders:

@@ -112,6 +112,8 @@ def _rounds() -> Iterator[tuple[str, Configuration]]:
     yield "six-short-rounds", Configuration("rounds", six_short, scales=("whole",))
     for pairs in (128, 256, 1024):
         yield f"pairs-{pairs}", Configuration("rounds", {"pairs": pairs})
+    for images in (1024, 1536):
+        yield f"images-{images}", Configuration("rounds", {"round_pairs": images}, scales=("round", "whole"))
     yield "refined-twice-as-long", Configuration("rounds", {"refine_iterations": 800})
     from_scratch = {"reinitialise": True, "refine_iterations": 1200}
     yield "rounds-reinitialised", Configuration("paper or release", from_scratch)

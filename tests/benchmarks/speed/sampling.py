@@ -150,5 +150,5 @@ def as_set(mine: Any, rounds: Any) -> dict[str, int]:
     if start in ("noise", "both"):
         generating.from_noise(noise, x, [0])
     available = mine.get("pairs")
-    share = min(rounds.get("round_pairs") or available, available) / available
+    share = (rounds.get("round_pairs") or available) / available
     return {"mined": mined.evaluations, "generated": round(share * (latents.evaluations + noise.evaluations))}
