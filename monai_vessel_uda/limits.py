@@ -36,6 +36,7 @@ TRUE_OR_FALSE = ("amp", "clamp", "eight_bit_latents", "reinitialise", "warm_star
 FROM_TO = {
     "augmentation_probability": (0, 1),
     "ema_momentum": (0, 1),
+    "round_ema_momentum": (0, 1),
     "speckle": (0, float("inf")),
     "elastic": (0, float("inf")),
     "overall_weight": (0, float("inf")),

@@ -35,6 +35,7 @@ TINY = {
     "generation_timesteps": 1000,
     "iterations_per_epoch": 2,
     "ema_momentum": 0.1,
+    "round_ema_momentum": 0.1,
     "sampled_patches": 2,
     "sample_steps": 2,
     "mining_batch_size": 4,

@@ -79,7 +79,8 @@ class CoOptimization:
         confident: which patches of the target the generator is fine-tuned on; all by default.
         with_mined: refine the segmenter on the mined pairs too, beside the generated ones.
         reinitialise: train each round's segmenter from scratch (the release's way) instead of refining it.
-        ema_momentum: of the generator's moving average.
+        ema_momentum: share of the new weights in the generator's moving average, at each step of the fine-tuning. Times
+            the steps of a round it should be about 4 or more, or the average is still that of the round before.
         measured_patches: patches compared for the distribution distances, generated and real, predicted and source.
         device: where to compute.
         seed: of all draws.
@@ -110,7 +111,7 @@ class CoOptimization:
     confident: ConfidentCentres | None = None
     with_mined: bool = False
     reinitialise: bool = False
-    ema_momentum: float = 1e-4
+    ema_momentum: float = 1e-3
     measured_patches: int = 128
     device: torch.device | str = "cpu"
     seed: int = 0
