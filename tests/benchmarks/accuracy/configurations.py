@@ -108,10 +108,13 @@ def _rounds() -> Iterator[tuple[str, Configuration]]:
         settings = {"round_start": start}
         yield f"rounds-from-{start}", Configuration("rounds", settings, scales=("round", "whole"))
     yield "six-rounds", Configuration("rounds", {"rounds": 6}, scales=("whole",))
-    six_short = {"rounds": 6, "round_iterations": 400}
-    yield "six-short-rounds", Configuration("rounds", six_short, scales=("whole",))
+    for iterations in (200, 800):
+        settings = {"round_iterations": iterations, "round_ema_momentum": 4 / iterations}
+        yield f"fine-tuned-{iterations}", Configuration("rounds", settings, scales=("round", "whole"))
     for pairs in (128, 256, 1024):
         yield f"pairs-{pairs}", Configuration("rounds", {"pairs": pairs})
+    slow = {"round_ema_momentum": 0.003}
+    yield "slow-average", Configuration("rounds", slow, scales=("round", "whole"))
     for images in (1024, 1536):
         yield f"images-{images}", Configuration("rounds", {"round_pairs": images}, scales=("round", "whole"))
     yield "refined-twice-as-long", Configuration("rounds", {"refine_iterations": 800})
