@@ -9,7 +9,7 @@ segmenter; what is in it with today's settings is not run again, so an interrupt
 at once, with other seeds or configurations, and write to one file.
 
 A configuration is compared with the default at the scales named in ``configurations.py``: ``whole`` adaptations, the
-generators and one short ``round``, or the aligned ``segmenter`` alone.
+generators and one ``round``, or the aligned ``segmenter`` alone.
 
 ``development`` (what settings may be tuned on): every third image of ``ROSSA/train_manual`` is scored, the other two
 thirds are the unlabelled target. ``test`` (what is reported): all of ``train_manual`` is the unlabelled target, and

@@ -20,7 +20,7 @@ Row = dict[str, str]
 SHOWN = {"dice": "Dice %", "dice_at_half": "Dice % at 0.5", "roc_auc": "ROC-AUC %", "cldice": "clDice %"}
 SCALES = {
     "whole": "whole adaptations",
-    "round": "one short round",
+    "round": "one round",
     "segmenter": "the aligned segmenter alone, no diffusion",
 }
 NEGATED, ALIGNED, FIRST, BEST = (
