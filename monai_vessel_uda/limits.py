@@ -88,6 +88,9 @@ def _check_shares(values: Mapping[str, Any]) -> None:
         raise InputError(f"confident_share: expected above 0 and at most 1, got {share!r}")
     if not (_is_number(overlap) and 0 <= overlap < 1):
         raise InputError(f"overlap: expected from 0 to below 1, got {overlap!r}")
+    for name in ("min_snr_gamma", "round_min_snr_gamma"):
+        if values[name] is not None and not (_is_number(values[name]) and values[name] > 0):
+            raise InputError(f"{name}: expected null or a positive number, got {values[name]!r}")
     if threshold not in ("auto", None) and not (_is_number(threshold) and 0 < threshold < 1):
         raise InputError(f"pseudo_mask_threshold: expected 'auto', null or a number between 0 and 1, got {threshold!r}")
 

@@ -44,6 +44,8 @@ def test_counts_are_whole_numbers_and_large_enough(name, how):
         ({"confident_share": 0}, "confident_share: expected above 0 and at most 1, got 0"),
         ({"confident_share": "half"}, "confident_share: expected above 0 and at most 1, got 'half'"),
         ({"confident_share": True}, "confident_share: expected above 0 and at most 1, got True"),
+        ({"min_snr_gamma": 0}, "^min_snr_gamma: expected null or a positive number, got 0"),
+        ({"round_min_snr_gamma": "5"}, "round_min_snr_gamma: expected null or a positive number, got '5'"),
         ({"overlap": 1}, "overlap: expected from 0 to below 1, got 1"),
         ({"pseudo_mask_threshold": "half"}, "pseudo_mask_threshold: expected 'auto', null or .* got 'half'"),
         ({"pseudo_mask_threshold": 50}, "pseudo_mask_threshold: expected 'auto', null or .* got 50"),

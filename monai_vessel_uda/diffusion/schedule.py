@@ -65,6 +65,11 @@ class NoiseSchedule:
         r"""Signal power :math:`\bar\alpha_t`, float64, of the shape of ``timestep``; 1 at timestep -1."""
         return self._alpha_bar[torch.as_tensor(timestep).cpu()]
 
+    def signal_to_noise(self, timestep: int | Tensor) -> Tensor:
+        r"""Ratio of signal to noise power :math:`\bar\alpha_t / (1 - \bar\alpha_t)`; infinite at timestep -1."""
+        alpha_bar = self.alpha_bar(timestep)
+        return alpha_bar / (1 - alpha_bar)
+
     def add_noise(self, x_0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         r"""Draw from :math:`q(x_t \mid x_0)` with the given noise.
 

@@ -22,6 +22,7 @@ from ..data.patches import PatchDataset, PatchSampler
 from ..diffusion import NoiseSchedule
 from ..diffusion.ddim import seeded_noise
 from ..errors import InputError
+from ..losses import min_snr_weight
 from .checkpoint import ResumableCheckpoint
 from .distributed import parallel, share_of_batch
 from .history import LossHistory
@@ -37,30 +38,40 @@ class PrepareNoisePrediction:
         schedule: noise levels.
         timesteps: how many of the schedule's timesteps are trained, from the least noisy on; all by default. A
             generator that only ever inverts t0 steps need not learn the others.
+        min_snr_gamma: weigh the patches by :func:`~monai_vessel_uda.losses.min_snr_weight`; all alike by default.
 
     Raises:
-        InputError: more timesteps than the schedule has, or none.
+        InputError: more timesteps than the schedule has, or none; a ``min_snr_gamma`` that is not positive.
     """
 
-    def __init__(self, schedule: NoiseSchedule, timesteps: int | None = None) -> None:
+    def __init__(
+        self, schedule: NoiseSchedule, timesteps: int | None = None, min_snr_gamma: float | None = None
+    ) -> None:
         highest = schedule.num_train_timesteps
         if timesteps is not None and not 1 <= timesteps <= highest:
             raise InputError(f"trained_timesteps: expected 1 to {highest}, got {timesteps}")
+        if min_snr_gamma is not None and not min_snr_gamma > 0:
+            raise InputError(f"min_snr_gamma: expected null or a positive number, got {min_snr_gamma}")
         self.schedule = schedule
         self.timesteps = timesteps or highest
+        self.min_snr_gamma = min_snr_gamma
 
     def __call__(
         self, batch: dict[str, Any], device: torch.device, non_blocking: bool = False, **kwargs: Any
-    ) -> tuple[Tensor, tuple[Tensor, Tensor], tuple[Tensor, Tensor], dict]:
-        """Return (x_t, (noise, mask), (timesteps, mask), {}): input, target, further network arguments."""
+    ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, Tensor], dict]:
+        """Return (x_t, (noise, mask[, weight]), (timesteps, mask), {}): input, target, further network arguments."""
         x_0 = batch["image"].float()
         mask = batch["label"].float() if "label" in batch else torch.zeros_like(x_0)
         generators = [torch.Generator().manual_seed(int(seed)) for seed in batch["seed"]]
         timesteps = torch.cat([torch.randint(self.timesteps, (1,), generator=g) for g in generators])
         noise = seeded_noise(x_0, generators)
         x_t = self.schedule.add_noise(x_0, noise, timesteps)
+        weight = []
+        if self.min_snr_gamma is not None:
+            ratio = self.schedule.signal_to_noise(timesteps)
+            weight = [min_snr_weight(ratio, self.min_snr_gamma).float().to(device, non_blocking=non_blocking)]
         x_t, noise, timesteps, mask = (v.to(device, non_blocking=non_blocking) for v in (x_t, noise, timesteps, mask))
-        return x_t, (noise, mask), (timesteps, mask), {}
+        return x_t, (noise, mask, *weight), (timesteps, mask), {}
 
 
 class PrepareSegmentation:
@@ -110,6 +121,7 @@ def noise_trainer(
     max_epochs: int | None = None,
     handlers: Sequence[Any] = (),
     timesteps: int | None = None,
+    min_snr_gamma: float | None = None,
 ) -> SupervisedTrainer:
     """Trainer of a noise prediction network (AdamW, EMA weights).
 
@@ -118,7 +130,7 @@ def noise_trainer(
         dataset: patches with ``image`` in [-1, 1] and, where masks exist, ``label``.
         ema: moving average of the network's weights; its ``ema_model`` is what samples.
         schedule: noise levels.
-        loss: ``loss(prediction, (noise, mask))``.
+        loss: ``loss(prediction, (noise, mask))``, with ``min_snr_gamma`` ``(noise, mask, weight of each patch)``.
         output_dir: where ``checkpoint.pt`` and ``losses.csv`` go.
         label: name in progress lines.
         iterations: optimiser steps in all; a multiple of ``iterations_per_epoch``.
@@ -133,13 +145,14 @@ def noise_trainer(
         max_epochs: epochs after which to stop; all of them by default.
         handlers: further Ignite handlers.
         timesteps: how many timesteps are trained, from the least noisy on; all by default.
+        min_snr_gamma: weigh timesteps by :func:`~monai_vessel_uda.losses.min_snr_weight`; all alike by default.
     """
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
     history = LossHistory(label, Path(output_dir) / "losses.csv")
     objects = {"network": network, "ema": ema.ema_model, "optimizer": optimizer, "history": history}
     ema.ema_model.to(device)
     return SupervisedTrainer(
-        prepare_batch=PrepareNoisePrediction(schedule, timesteps),
+        prepare_batch=PrepareNoisePrediction(schedule, timesteps, min_snr_gamma),
         optimizer=optimizer,
         train_handlers=[
             history,

@@ -200,6 +200,26 @@ def test_only_the_trained_timesteps_are_drawn(patches):
     assert timesteps.max() > 950
 
 
+def test_patches_are_weighed_by_their_timesteps(patches):
+    batch = torch.utils.data.default_collate([patches[i] for i in range(50)])
+    schedule = NoiseSchedule()
+    _, target, (timesteps, _), _ = PrepareNoisePrediction(schedule, min_snr_gamma=2.0)(batch, torch.device("cpu"))
+    _, _, weight = target
+    ratio = schedule.signal_to_noise(timesteps)
+    assert torch.allclose(weight, (2 / ratio).clamp(max=1).float())
+    assert weight.min() < 0.1 and weight.max() == 1
+    with pytest.raises(InputError, match="^min_snr_gamma: expected null or a positive number, got 0$"):
+        PrepareNoisePrediction(schedule, min_snr_gamma=0)
+
+
+def test_weighed_timesteps_are_learnt_with(patches, tmp_path):
+    """With black images only the noise's own factor is to be learnt, which differs between timesteps."""
+    alike, _ = train_noise(patches, tmp_path / "alike")
+    weighed, _ = train_noise(patches, tmp_path / "weighed", min_snr_gamma=0.1)
+    assert weighed.weights[0] > 0.3
+    assert not torch.equal(alike.weights, weighed.weights)
+
+
 @pytest.mark.parametrize("count", [0, 1001])
 def test_impossible_numbers_of_trained_timesteps_are_refused(count):
     with pytest.raises(InputError, match="trained_timesteps"):

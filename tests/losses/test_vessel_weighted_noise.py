@@ -1,6 +1,7 @@
 import torch
 
-from monai_vessel_uda.losses import VesselWeightedNoiseLoss, vessel_weighted_noise_loss
+from monai_vessel_uda.diffusion import NoiseSchedule
+from monai_vessel_uda.losses import VesselWeightedNoiseLoss, min_snr_weight, vessel_weighted_noise_loss
 from monai_vessel_uda.losses.vessel_weighted_noise import dilate
 
 
@@ -24,6 +25,27 @@ def test_empty_mask_leaves_the_overall_term():
     prediction, noise = torch.randn(2, 1, 4, 4), torch.randn(2, 1, 4, 4)
     loss = vessel_weighted_noise_loss(prediction, noise, torch.zeros(2, 1, 4, 4))
     assert torch.isclose(loss, 0.5 * ((prediction - noise) ** 2).mean())
+
+
+def test_patches_weigh_in_both_terms():
+    noise, mask = torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 4, 4)
+    mask[:, :, 1, 1] = 1
+    prediction = torch.tensor([1.0, 2.0]).view(2, 1, 1, 1).expand(2, 1, 4, 4)
+    loss = VesselWeightedNoiseLoss(dilation=0)(prediction, (noise, mask, torch.tensor([1.0, 0.25])))
+    # both patches have the same weighted error of 1: overall 0.5, near the two vessel pixels 2 / (2 + 1)
+    assert torch.isclose(loss, torch.tensor(0.5 + 2 / 3))
+
+
+def test_min_snr_weights_clean_images_less_and_noisy_ones_alike():
+    schedule = NoiseSchedule()
+    timesteps = torch.arange(1000)
+    ratio = schedule.signal_to_noise(timesteps)
+    weight = min_snr_weight(ratio, 5.0)
+    assert torch.equal(weight == 1, ratio <= 5)
+    assert torch.allclose((weight * ratio)[ratio > 5], torch.tensor(5.0, dtype=ratio.dtype))
+    alpha_bar = schedule.alpha_bar(timesteps)
+    assert torch.allclose(ratio, alpha_bar / (1 - alpha_bar))
+    assert weight[0] < 0.001 < 0.9 < weight[150]
 
 
 def test_gradient_is_larger_near_vessels():

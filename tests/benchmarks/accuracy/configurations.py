@@ -15,8 +15,8 @@ from monai_vessel_uda import pipeline
 from monai_vessel_uda.settings import resolve_settings
 
 Scale = Literal["whole", "round", "segmenter"]
-"""How much of an adaptation a configuration is compared by: all of it, generators and one round, or the aligned segmenter
-alone, without diffusion."""
+"""How much of an adaptation a configuration is compared by: all of it, generators and one round, or the aligned
+segmenter alone, without diffusion."""
 
 SETTINGS_OF_SCALE: Mapping[Scale, Mapping[str, Any]] = {
     "whole": {},
