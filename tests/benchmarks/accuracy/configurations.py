@@ -53,6 +53,16 @@ class Configuration:
 FROM_LATENTS = {"round_start": "latents"}
 DDIM = {"decoder": "ddim", "decoding_spacing": "trailing", "decoding_steps": None}
 FROM_NOISE = {**DDIM, "generation_steps": 50, "generation_timesteps": None}
+PUBLISHED = {
+    "clamp": True,
+    "eight_bit_latents": True,
+    "decoder": "ancestral",
+    "decoding_spacing": "trailing",
+    "decoding_steps": 300,
+    "generation_steps": 1000,
+    "generation_timesteps": None,
+}
+"""How the authors' release samples: the cost that ours is compared with."""
 PLAIN = {
     **FROM_NOISE,
     "source_timesteps": None,
@@ -150,15 +160,19 @@ def _generators() -> Iterator[tuple[str, Configuration]]:
     """How images are drawn in the rounds, and how the target generator has learnt."""
     yield "ddim", Configuration("sampling", {**DDIM, "generation_steps": 35})
     yield "ddim-few-steps", Configuration("sampling", {**DDIM, "generation_steps": 6})
+    for gamma in (1.0, 5.0):
+        yield f"round-min-snr-{gamma:g}", Configuration("target generator", {"round_min_snr_gamma": gamma})
     for steps in (4, 12):
         yield f"dpm-solver-{steps}", Configuration("sampling", {"generation_steps": steps})
     for timesteps in (500, 600, 800, None):
         yield f"from-{timesteps or 'noise'}", Configuration("sampling", {"generation_timesteps": timesteps})
     yield "ddim-50-from-noise", Configuration("sampling", FROM_NOISE)
+    yield "as-published", Configuration("sampling", PUBLISHED)
     yield "warm-start", Configuration("target generator", {"warm_start": True})
     half = {"warm_start": True, "iterations": 1250, "source_iterations": 1250}
     yield "warm-start-half-as-long", Configuration("target generator", half)
     yield "half-as-long", Configuration("target generator", {"iterations": 1250, "source_iterations": 1250})
+    yield "min-snr-5", Configuration("target generator", {"min_snr_gamma": 5.0})
     yield "plain", Configuration("cost", PLAIN, scales=("round", "whole"))
 
 
