@@ -151,7 +151,7 @@ def _segmenters() -> Iterator[tuple[str, Configuration]]:
     yield "speckle", both(speckle=0.4)
     for magnitude in (1.0, 2.0):
         yield f"elastic-{magnitude}", both(elastic=magnitude)
-    longer = {"segmenter_iterations": 2000}
+    longer = {"segmenter_iterations": 2400}
     yield "as-long-as-all-rounds", Configuration("segmenter", longer, scales=("segmenter",))
     yield "with-mined", Configuration("segmenter", {"with_mined": True})
 

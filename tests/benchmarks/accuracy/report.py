@@ -4,6 +4,7 @@ python -m tests.benchmarks.accuracy.report RESULTS.csv
 """
 
 import argparse
+import logging
 import math
 import statistics
 from collections import defaultdict
@@ -208,6 +209,7 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("results", type=Path)
+    logging.disable(logging.WARNING)  # MONAI says of every config that it has no logging file
     rows, others = todays(read(parser.parse_args().results))
     if others:
         print(f"Left out, because their settings have changed since: {', '.join(others)}")
