@@ -89,7 +89,7 @@ def noise_prediction_error(
     prepare = PrepareNoisePrediction(schedule)
     errors = []
     for i in range(count):
-        x_t, (noise, *_), (timesteps, mask), _ = prepare(default_collate([patches[i]]), torch.device(device))
+        x_t, (noise, _), (timesteps, mask), _ = prepare(default_collate([patches[i]]), torch.device(device))
         errors.append(nn.functional.mse_loss(network(x_t, timesteps, mask), noise))
     return float(torch.stack(errors).mean())
 

@@ -205,7 +205,8 @@ def main() -> None:
 def key_of(name: str, scale: Scale, arguments: argparse.Namespace) -> dict[str, Any]:
     """What tells a run's rows from other runs'."""
     settings = fingerprint(name, arguments.preset, scale)
-    return dict(zip(KEY, (name, settings, arguments.seed, arguments.split, arguments.preset, scale), strict=False))
+    values = (name, settings, arguments.seed, arguments.split, arguments.preset, scale)
+    return dict(zip(KEY[:-1], values, strict=True))
 
 
 def is_done(results: Path, name: str, scale: Scale, arguments: argparse.Namespace) -> bool:

@@ -69,6 +69,7 @@ PLAIN = {
     "source_iterations": "@iterations",
     "generator_def#space_to_depth": 1,
 }
+"""The preset without what makes it cheap: DDIM from pure noise, full-resolution generators that learn all timesteps."""
 
 
 def _preparations() -> Iterator[tuple[str, Configuration]]:
@@ -151,7 +152,7 @@ def _segmenters() -> Iterator[tuple[str, Configuration]]:
     yield "speckle", both(speckle=0.4)
     for magnitude in (1.0, 2.0):
         yield f"elastic-{magnitude}", both(elastic=magnitude)
-    longer = {"segmenter_iterations": 2400}
+    longer = {"segmenter_iterations": 2400}  # what preset small gives its start and its four rounds together
     yield "as-long-as-all-rounds", Configuration("segmenter", longer, scales=("segmenter",))
     yield "with-mined", Configuration("segmenter", {"with_mined": True})
 
