@@ -155,14 +155,11 @@ def run_aligned(workspace: Path, default: Path, settings: Mapping[str, Any]) -> 
     pipeline.run_step(workspace, step, settings)
     stage = workspace / "stages" / "segmenters" / "aligned"
     described = load_json(stage / "weights.json")
-    target = described["preprocessing"]["target"]
     overrides = {
         "ckpt_path": str(stage / "weights.pt"),
         "threshold": described["threshold"],
+        "scale": described["preprocessing"]["target"]["scale"],  # the rest of the preprocessing lies beside the weights
         "seed": settings["seed"],
-        "scale": target["scale"],
-        "percentiles": target["percentiles"],
-        "vessels": target["polarity"],
     }
     bundle, manifest = default / "vessel_segmentation", workspace / "manifest.json"
     result = evaluate(bundle, None, workspace / "evaluation.json", manifest=manifest, overrides=overrides)
