@@ -28,15 +28,15 @@ from monai_vessel_uda.metrics.distributions import feature_distance, gaussian_sm
 
 WEIGHTS = {
     "boundary_contrast": 2.0,
-    "mask_prior_distance": -1.0,
+    "mask_prior_distance": -0.5,
     "faithfulness": 0.5,
     "feature_distance": -0.5,
     "consistency": 0.1,
     "uncertain_band_px": -0.1,
 }
 """Sign: +1 where higher is better. Size: between two candidates the fit of the outlines decides, each at its own best
-threshold; the others break ties. What each measure is worth was measured where masks are known
-(``docs/label_free.md``)."""
+threshold, since the others together weigh less; among more, they have a say. What each measure is worth was measured
+where masks are known (``docs/label_free.md``)."""
 
 SMOOTHING = 0.7
 """Pixels; see :func:`boundary_contrast`."""

@@ -310,6 +310,15 @@ def test_confidence_does_not_outvote_evidence():
     assert better > worse
 
 
+def test_between_two_candidates_the_outlines_decide():
+    worst = {name: -math.copysign(1.0, weight) for name, weight in WEIGHTS.items()}
+    best = {name: math.copysign(1.0, weight) for name, weight in WEIGHTS.items()}
+    fits_the_edges = {**worst, "boundary_contrast": 0.11}
+    all_else_better = {**best, "boundary_contrast": 0.10}
+    fits, other = label_free_score([fits_the_edges, all_else_better])
+    assert fits > other
+
+
 def test_only_measures_that_all_have_count():
     baseline = {"boundary_contrast": 0.1, "vessel_fraction": 0.3}
     generated = {"boundary_contrast": 0.2, "faithfulness": 0.0, "vessel_fraction": 0.1}
