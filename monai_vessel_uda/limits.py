@@ -34,16 +34,21 @@ ONE_OF = {
 """Words."""
 TRUE_OR_FALSE = ("amp", "clamp", "eight_bit_latents", "reinitialise", "warm_start", "with_mined")
 FROM_TO = {
-    "augmentation_probability": (0, 1),
+    "augmentation#probability": (0, 1),
+    "augmentation#contrast": (0, 1),
+    "augmentation#brightness": (0, float("inf")),
+    "augmentation#noise": (0, float("inf")),
+    "augmentation#speckle": (0, float("inf")),
+    "augmentation#elastic": (0, float("inf")),
     "ema_momentum": (0, 1),
     "round_ema_momentum": (0, 1),
-    "speckle": (0, float("inf")),
-    "elastic": (0, float("inf")),
     "overall_weight": (0, float("inf")),
     "vessel_weight": (0, float("inf")),
     "round_vessel_weight": (0, float("inf")),
 }
 """Least and largest value of numbers that may be fractions."""
+RANGES = ("augmentation#gamma", "augmentation#blur")
+"""Pairs of numbers from which one is drawn."""
 NUM_TRAIN_TIMESTEPS = 1000
 """T of the bundles' noise schedule; it is theirs alone, so that this module needs none of the method's parts."""
 
@@ -52,7 +57,8 @@ def check_limits(values: Mapping[str, Any]) -> None:
     """Refuse what a later stage would refuse, or would take and do something else.
 
     Args:
-        values: ids of the stages' configs and their values, defaults included.
+        values: ids of the stages' configs and their values, defaults included; those within a dictionary as
+            ``augmentation#noise``.
 
     Raises:
         InputError: a value that cannot be.
@@ -70,6 +76,11 @@ def check_limits(values: Mapping[str, Any]) -> None:
     for name, (low, high) in FROM_TO.items():
         if not (_is_number(values[name]) and low <= values[name] <= high):
             raise InputError(f"{name}: expected {low} to {high}, got {values[name]!r}")
+    for name in RANGES:
+        value = values[name]
+        pair = isinstance(value, (list, tuple)) and len(value) == 2 and all(map(_is_number, value))
+        if not (pair and 0 <= value[0] <= value[1]):
+            raise InputError(f"{name}: expected two numbers from 0 on, the smaller first, got {value!r}")
     _check_shares(values)
     _check_steps(values)
     too_many = values["round_pairs"] is not None and values["round_pairs"] > values["pairs"]

@@ -86,8 +86,14 @@ def resolve_settings(preset: str, overrides: Mapping[str, Any]) -> dict[str, Any
             hint = f"; did you mean {close!r}?" if close else ""
             raise InputError(f"override {key!r}: no bundle config has this id{hint}")
     defaults = {key: value for config in configs[:-1] for key, value in config.items()}
-    check_limits({**defaults, **settings})
+    check_limits({**_with_parts(defaults), **_with_parts(settings)})
     return settings
+
+
+def _with_parts(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Also the parts of dictionaries, as ``augmentation#noise``."""
+    whole = {key: value for key, value in values.items() if isinstance(value, dict)}
+    return {**values, **{f"{key}#{part}": value[part] for key, value in whole.items() for part in value}}
 
 
 def device_override(device: str | None) -> dict[str, str]:

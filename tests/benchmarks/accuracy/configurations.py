@@ -145,13 +145,18 @@ def _rounds() -> Iterator[tuple[str, Configuration]]:
 def _segmenters() -> Iterator[tuple[str, Configuration]]:
     """How segmenters are trained, without diffusion and in the rounds."""
 
-    def both(**settings: Any) -> Configuration:
-        return Configuration("segmenter", settings, scales=("segmenter", "round"))
+    def augmented(**changes: Any) -> Configuration:
+        settings = {f"augmentation#{change}": value for change, value in changes.items()}
+        return Configuration("augmentation", settings, scales=("segmenter", "round"))
 
-    yield "augmentation-off", both(augmentation_probability=0.0)
-    yield "speckle", both(speckle=0.4)
+    yield "augmentation-off", augmented(probability=0.0)
+    yield "gamma-off", augmented(gamma=[1.0, 1.0])
+    yield "contrast-and-brightness-off", augmented(contrast=0.0, brightness=0.0)
+    yield "noise-off", augmented(noise=0.0)
+    yield "blur-off", augmented(blur=[0.0, 0.0])
+    yield "speckle", augmented(speckle=0.4)
     for magnitude in (1.0, 2.0):
-        yield f"elastic-{magnitude}", both(elastic=magnitude)
+        yield f"elastic-{magnitude}", augmented(elastic=magnitude)
     longer = {"segmenter_iterations": 2400}  # what preset small gives its start and its four rounds together
     yield "as-long-as-all-rounds", Configuration("segmenter", longer, scales=("segmenter",))
     yield "with-mined", Configuration("segmenter", {"with_mined": True})
