@@ -94,6 +94,11 @@ def test_fingerprints_change_with_whatever_a_stage_computes_and_with_the_prepara
     assert fingerprint("default", "small", "round") not in found
 
 
+def test_the_aligned_segmenter_alone_does_not_depend_on_generators():
+    assert fingerprint("soft", "small", "segmenter") == fingerprint("default", "small", "segmenter")
+    assert fingerprint("noise-off", "small", "segmenter") != fingerprint("default", "small", "segmenter")
+
+
 def test_benchmarks_that_write_at_once_lose_no_row(tmp_path):
     path = tmp_path / "results.csv"
     rows = [[row("default", number, f"round {i}", 0.5)] for number in range(2) for i in range(20)]

@@ -34,7 +34,7 @@ from monai_vessel_uda.files import load_json
 from monai_vessel_uda.segmenter import evaluate
 from monai_vessel_uda.settings import load_preset, resolve_settings
 
-from .configurations import CONFIGURATIONS, Configuration, Scale, fingerprint
+from .configurations import ALIGNED, CONFIGURATIONS, Configuration, Scale, fingerprint
 from .results import KEY, MEASURES, SCORES, append, read
 
 SOURCES = ("FIVES", "HRF", "CHASE_DB1")
@@ -150,9 +150,8 @@ def run(name: str, scale: Scale, arguments: argparse.Namespace) -> list[dict[str
 
 def run_aligned(workspace: Path, default: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Train the aligned segmenter alone and score it like the default's exported one."""
-    step = pipeline.Step("latent_mining", "train.json", {"training_set": "aligned"})
-    take_stages(workspace, default, [step], settings)
-    pipeline.run_step(workspace, step, settings)
+    take_stages(workspace, default, [ALIGNED], settings)
+    pipeline.run_step(workspace, ALIGNED, settings)
     stage = workspace / "stages" / "segmenters" / "aligned"
     described = load_json(stage / "weights.json")
     overrides = {

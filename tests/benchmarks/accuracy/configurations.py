@@ -24,6 +24,9 @@ SETTINGS_OF_SCALE: Mapping[Scale, Mapping[str, Any]] = {
     "segmenter": {},
 }
 
+ALIGNED = pipeline.Step("latent_mining", "train.json", {"training_set": "aligned"})
+"""The one stage of the smallest scale."""
+
 
 @dataclass(frozen=True)
 class Configuration:
@@ -201,7 +204,7 @@ def fingerprint(name: str, preset: str, scale: Scale) -> str:
     configuration = CONFIGURATIONS[name]
     settings = resolve_settings(preset, {**configuration.settings_at(scale), "seed": 0})
     content: list[Any] = [configuration.preparing, configuration.scale_factor]
-    for step in pipeline.stages(baselines=True, upper_bound=True):
+    for step in [ALIGNED] if scale == "segmenter" else pipeline.stages(baselines=True, upper_bound=True):
         parser = pipeline.stage_workflow("workspace", step, settings).parser
         parser.parse(True)
         content.append(parser.get_parsed_content("settings"))
