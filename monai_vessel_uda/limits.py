@@ -16,6 +16,7 @@ AT_LEAST = {
     "decoding_steps": 1,
     "generation_steps": 1,
     "mining_batch_size": 1,
+    "refinements": 0,
     "pairs": 2,
     "measured_patches": 2,
     "rounds": 1,
@@ -32,6 +33,8 @@ ONE_OF = {
     "schedule_name": ("linear", "cosine"),
 }
 """Words."""
+STARTS = ("mined", "aligned", "matched", "negated", "raw", "fda")
+"""Segmenters that rounds may start from: all but the one that is trained on target masks."""
 TRUE_OR_FALSE = ("amp", "clamp", "eight_bit_latents", "reinitialise", "warm_start", "with_mined")
 FROM_TO = {
     "augmentation#probability": (0, 1),
@@ -40,13 +43,20 @@ FROM_TO = {
     "augmentation#noise": (0, float("inf")),
     "augmentation#speckle": (0, float("inf")),
     "augmentation#elastic": (0, float("inf")),
-    "ema_momentum": (0, 1),
-    "round_ema_momentum": (0, 1),
+    "fda_beta": (0, 0.5),
     "overall_weight": (0, float("inf")),
     "vessel_weight": (0, float("inf")),
     "round_vessel_weight": (0, float("inf")),
 }
 """Least and largest value of numbers that may be fractions."""
+ABOVE_TO = {
+    "ema_momentum": (0, 1),
+    "round_ema_momentum": (0, 1),
+    "learning_rate": (0, float("inf")),
+    "segmenter_learning_rate": (0, float("inf")),
+    "refine_learning_rate": (0, float("inf")),
+}
+"""Numbers between two that they may not be."""
 RANGES = ("augmentation#gamma", "augmentation#blur")
 """Pairs of numbers from which one is drawn."""
 NUM_TRAIN_TIMESTEPS = 1000
@@ -70,16 +80,23 @@ def check_limits(values: Mapping[str, Any]) -> None:
     for name, known in ONE_OF.items():
         if values[name] not in known:
             raise InputError(f"{name}: expected one of {', '.join(known)}, got {values[name]!r}")
+    starts = values["start_segmenter"]
+    unknown = [start for start in starts if start not in STARTS] if isinstance(starts, list) else [starts]
+    if unknown or not starts:
+        raise InputError(f"start_segmenter: expected some of {', '.join(STARTS)}, got {(unknown or [starts])[0]!r}")
     for name in TRUE_OR_FALSE:
         if not isinstance(values[name], bool):
             raise InputError(f"{name}: expected true or false, got {values[name]!r}")
     for name, (low, high) in FROM_TO.items():
         if not (_is_number(values[name]) and low <= values[name] <= high):
             raise InputError(f"{name}: expected {low} to {high}, got {values[name]!r}")
+    for name, (low, high) in ABOVE_TO.items():
+        if not (_is_number(values[name]) and low < values[name] < high):
+            raise InputError(f"{name}: expected a number between {low} and {high}, got {values[name]!r}")
     for name in RANGES:
         value = values[name]
         pair = isinstance(value, (list, tuple)) and len(value) == 2 and all(map(_is_number, value))
-        if not (pair and 0 <= value[0] <= value[1]):
+        if not (pair and 0 <= value[0] <= value[1] < float("inf")):
             raise InputError(f"{name}: expected two numbers from 0 on, the smaller first, got {value!r}")
     _check_shares(values)
     _check_steps(values)

@@ -86,6 +86,13 @@ def resolve_settings(preset: str, overrides: Mapping[str, Any]) -> dict[str, Any
             hint = f"; did you mean {close!r}?" if close else ""
             raise InputError(f"override {key!r}: no bundle config has this id{hint}")
     defaults = {key: value for config in configs[:-1] for key, value in config.items()}
+    for key, value in settings.items():
+        default = defaults.get(key)
+        if isinstance(default, dict) and isinstance(value, dict) and "_target_" not in default:
+            missing = sorted(default.keys() - value.keys())
+            if missing:
+                part = f"{key}#{next(iter(value), missing[0])}"
+                raise InputError(f"{key}: expected also {', '.join(missing)}; or give {part!r} alone")
     check_limits({**_with_parts(defaults), **_with_parts(settings)})
     return settings
 

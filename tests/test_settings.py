@@ -6,7 +6,7 @@ import pytest
 
 from monai_vessel_uda.diffusion import NoiseSchedule
 from monai_vessel_uda.errors import InputError
-from monai_vessel_uda.limits import AT_LEAST, FROM_TO, MAY_BE_NULL, NUM_TRAIN_TIMESTEPS, ONE_OF, TRUE_OR_FALSE
+from monai_vessel_uda.limits import ABOVE_TO, AT_LEAST, FROM_TO, MAY_BE_NULL, NUM_TRAIN_TIMESTEPS, ONE_OF, TRUE_OR_FALSE
 from monai_vessel_uda.methods.latent_mining import Decoder
 from monai_vessel_uda.methods.pairs import Start
 from monai_vessel_uda.settings import preset_overrides, resolve_settings
@@ -49,7 +49,12 @@ def test_counts_are_whole_numbers_and_large_enough(name, how):
         ({"augmentation#gamma": [1.7, 0.6]}, "augmentation#gamma: expected two numbers .* the smaller first, got"),
         ({"augmentation#blur": [-0.3, 1.2]}, "augmentation#blur: expected two numbers from 0 on"),
         ({"augmentation#blur": 1.2}, "augmentation#blur: expected two numbers .* got 1.2"),
-        ({"augmentation": {"noise": "much"}}, "augmentation#noise: expected 0 to inf, got 'much'"),
+        ({"augmentation#blur": [0, float("inf")]}, "augmentation#blur: expected two numbers"),
+        ({"augmentation": {"noise": 0}}, "augmentation: expected also blur, .* or give 'augmentation#noise' alone$"),
+        ({"refinements": -1}, "^refinements: expected a whole number of at least 0, got -1"),
+        ({"start_segmenter": ["mind"]}, "start_segmenter: expected some of mined, .*, got 'mind'"),
+        ({"start_segmenter": ["aligned", "supervised"]}, "start_segmenter: .* got 'supervised'"),
+        ({"start_segmenter": []}, "start_segmenter: expected some of mined"),
         ({"overlap": 1}, "overlap: expected from 0 to below 1, got 1"),
         ({"pseudo_mask_threshold": "half"}, "pseudo_mask_threshold: expected 'auto', null or .* got 'half'"),
         ({"pseudo_mask_threshold": 50}, "pseudo_mask_threshold: expected 'auto', null or .* got 50"),
@@ -96,6 +101,16 @@ def test_switches_are_true_or_false(name, value):
 @pytest.mark.parametrize("value", [-0.1, "much", None, True, float("nan")])
 def test_numbers_are_in_range(name, value):
     with pytest.raises(InputError, match=f"^{name}: expected 0 to .*, got {value!r}$"):
+        resolve_settings("demo", {name: value})
+    assert resolve_settings("demo", {name: 0.5})[name] == 0.5
+
+
+@pytest.mark.parametrize("name", sorted(ABOVE_TO))
+@pytest.mark.parametrize("which", ["low", "high", "word", "truth"])
+def test_numbers_are_between_their_bounds(name, which):
+    low, high = ABOVE_TO[name]
+    value = {"low": low, "high": high, "word": "much", "truth": True}[which]
+    with pytest.raises(InputError, match=f"^{name}: expected a number between {low} and {high}, got {value!r}$"):
         resolve_settings("demo", {name: value})
     assert resolve_settings("demo", {name: 0.5})[name] == 0.5
 

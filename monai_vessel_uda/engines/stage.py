@@ -37,7 +37,7 @@ class Stage:
         self.name, self.output_dir = name, Path(output_dir)
         self.settings = _plain(settings)
         self.tracker = StageTracker(workspace, name, self.settings, tracking, self.output_dir / "losses.csv")
-        self._started = time.time()
+        self._started, self._continued = time.time(), False
 
     def finished(self) -> bool:
         """Whether the stage was run to its end with these settings.
@@ -56,7 +56,8 @@ class Stage:
         """
         check_path(self.output_dir)
         begun = self.output_dir / BEGUN
-        if begun.exists():
+        self._continued = begun.exists()
+        if self._continued:
             _check_same(self.output_dir, load_json(begun), self.settings, "begun")
         save_json(self.settings, begun)
         self._started = time.time()
@@ -64,15 +65,18 @@ class Stage:
         return self
 
     def finish(self, results: Mapping[str, Any] | None = None) -> None:
-        """Drop the checkpoint, mark the stage finished, close the tracked run with the stage's pictures."""
+        """Drop the checkpoint, mark the stage finished, close the tracked run with the stage's pictures.
+
+        The seconds in the mark are those since the last start; ``continued`` says that there was one before.
+        """
         (self.output_dir / "checkpoint.pt").unlink(missing_ok=True)
         seconds = round(time.time() - self._started, 1)
         for picture in sorted(self.output_dir.glob("*.png")):
             self.tracker.log_file(picture)
         self.tracker.log_metrics({"seconds": seconds})
         self.tracker.finish()
-        record = {"stage": self.name, "settings": self.settings, "seconds": seconds, "results": _plain(results or {})}
-        save_json(record, self.output_dir / MARK)
+        record = {"stage": self.name, "settings": self.settings, "seconds": seconds, "continued": self._continued}
+        save_json({**record, "results": _plain(results or {})}, self.output_dir / MARK)
 
 
 def tracking_handler(stage: Stage) -> StageTracker:

@@ -72,7 +72,7 @@ def measure_segmenter(
         "boundary_contrast": contrast,
         "mask_prior_distance": mask_prior_distance(predicted, source_masks),
         "consistency": _mean(agreements),
-        "uncertain_band_px": _mean([uncertain_band_px(p[None], threshold) for p in probabilities]),
+        "uncertain_band_px": uncertain_band_px(probabilities, threshold),
         "prediction_entropy": _mean([prediction_entropy(p) for p in probabilities]),
         "vessel_fraction": _mean([vessel_fraction(p, threshold) for p in probabilities]),
     }

@@ -7,7 +7,7 @@ boundary_contrast      higher         do outlines lie on the image's edges?  0
 mask_prior_distance    lower          do masks look like source masks?       (far away)
 faithfulness           higher         is the condition mask found again?     0
 feature_distance       lower          do generated images look real?         (a property of its generator)
-consistency            higher         do flips and rotations agree?          0
+consistency            higher         do predictions of flips agree?         0
 uncertain_band_px      lower          how wide is the doubt along outlines?  infinity
 ====================== ============== ====================================== ===================================
 
@@ -18,7 +18,7 @@ best for a segmenter that finds nothing. How the measures were chosen and checke
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -96,7 +96,7 @@ def boundary_contrast(
         toll: :math:`\lambda`; 1 is what a random outline of that length passes of the variation.
 
     Returns:
-        Mean over images; at most 1, higher is better, 0 is chance.
+        Mean over images; at most 1, higher is better, 0 is an empty mask; a random outline is below it.
 
     Raises:
         InputError: on shapes that differ or values that are not binary where they should be.
@@ -225,28 +225,33 @@ def prediction_entropy(probabilities: Tensor) -> float:
     return float(_binary_entropy(probabilities).mean())
 
 
-def uncertain_band_px(probabilities: Tensor, threshold: float = 0.5) -> float:
+def uncertain_band_px(probabilities: Iterable[Tensor], threshold: float = 0.5) -> float:
     r"""Entropy per unit length of predicted outline: the width of the doubtful band along vessels, in px.
 
     .. math:: \frac{\sum_\text{pixels} H_2(p)}{\text{number of pixel faces between vessel and background}}
+
+    Both sums are over all images, so that one in which nothing is found does not decide.
 
     A band of ``w`` pixels of ``p = 0.5`` beside a straight outline gives ``w``. Divided by length rather than
     by vessel area, thick masks gain nothing; nothing found (or everything) has no outline and gives infinity.
 
     Args:
-        probabilities: shape ``(N, 1, *spatial)``, range [0, 1].
+        probabilities: each of shape ``(1, *spatial)``, range [0, 1]; sizes may differ. A batch will do.
         threshold: pixels with ``probabilities >= threshold`` are vessel.
 
     Returns:
-        Width in px (bit px^2 per px), pooled over images; lower is better.
+        Width in px (bit px^2 per px); lower is better.
 
     Raises:
         InputError: on values out of range.
     """
-    _check_probabilities(probabilities)
-    mask = (probabilities >= threshold).double()
-    length = sum(float(mask.diff(dim=dim).abs().sum()) for dim in range(2, mask.ndim))
-    return float(_binary_entropy(probabilities).sum()) / length if length > 0 else math.inf
+    entropy = length = 0.0
+    for image in probabilities:
+        _check_probabilities(image)
+        mask = (image >= threshold).double()
+        entropy += float(_binary_entropy(image).sum())
+        length += sum(float(mask.diff(dim=dim).abs().sum()) for dim in range(1, mask.ndim))
+    return entropy / length if length > 0 else math.inf
 
 
 def vessel_fraction(probabilities: Tensor, threshold: float = 0.5) -> float:
@@ -299,9 +304,8 @@ def label_free_score(candidates: Sequence[Mapping[str, float]]) -> list[float]:
               \big([m_i \succ m_j] + \tfrac12 [m_i = m_j]\big) \Big/ \sum_m w_m
 
     Only the order within a measure matters, so the score has no scale; improving a measure never lowers it. A
-    measure counts if it is in :data:`WEIGHTS` and every candidate has it. A candidate with a measure that is
-    not finite is
-    degenerate: it loses every comparison with those that are not.
+    measure counts if it is in :data:`WEIGHTS` and every candidate has it. A candidate with a measure that is not finite
+    is degenerate: it loses every comparison with those that are not.
 
     Args:
         candidates: one dictionary of measures per candidate; other keys are ignored.

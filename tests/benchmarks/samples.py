@@ -3,7 +3,8 @@
     python -m tests.benchmarks.samples WORKSPACE [--preset small] [--patches 64] [--output FOLDER]
 
 For the workspace's pre-trained target generator, without masks. Prints a table and, with --output, draws a contact
-sheet: real patches, then the same noise by each way of ``SHOWN``. Nothing here is read by the package.
+sheet: real patches, then the same noise by each way of ``SHOWN``. Ways that ask the generator for timesteps which it
+has not learnt are left out. Nothing here is read by the package.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from monai_vessel_uda.config_ids import set_id
 from monai_vessel_uda.data.manifest import load_manifest
 from monai_vessel_uda.data.patches import PatchDataset
 from monai_vessel_uda.diffusion import NoiseSchedule
-from monai_vessel_uda.engines.weights import load_weights
+from monai_vessel_uda.engines.weights import learnt_timesteps, load_weights
 from monai_vessel_uda.methods.latent_mining import IntensityRange, LatentMining
 from monai_vessel_uda.metrics.distributions import feature_distance
 from monai_vessel_uda.preview import save_contact_sheet
@@ -33,6 +34,7 @@ WAYS = [
 """Solver, spacing, steps, timestep to start from (None: pure noise)."""
 SHOWN = [("ddim", "trailing", 25, None), ("dpm-solver", "quadratic", 6, 700), ("dpm-solver", "quadratic", 10, 700)]
 BATCH = 32
+ALL_TIMESTEPS = NoiseSchedule().num_train_timesteps
 
 
 def statistics(patches: Tensor, real: Tensor) -> str:
@@ -56,9 +58,9 @@ def main() -> None:
     for key, value in {**values, "device": "cpu"}.items():
         set_id(config.config, key, value)
     manifest = load_manifest(options.workspace / "manifest.json")
-    network = load_weights(
-        config.get_parsed_content("generator_def"), options.workspace / "stages" / "ddpm_target" / "weights.pt"
-    ).eval()
+    weights = options.workspace / "stages" / "ddpm_target" / "weights.pt"
+    network = load_weights(config.get_parsed_content("generator_def"), weights).eval()
+    learnt = learnt_timesteps(weights) or ALL_TIMESTEPS
     dataset: PatchDataset = config.get_parsed_content("train#dataset")
     real = torch.stack([dataset[i]["image"] for i in range(2 * options.patches)])
     compared, real = real[: options.patches], real[options.patches :]
@@ -68,6 +70,8 @@ def main() -> None:
     print(f"| real patches | | | | {statistics(compared, real)} | |")
     columns = [compared]
     for solver, spacing, steps, start in WAYS:
+        if (start or ALL_TIMESTEPS) > learnt:
+            continue
         mining = LatentMining(
             NoiseSchedule(),
             decoder=solver,
@@ -84,10 +88,8 @@ def main() -> None:
                 mining.from_noise(network, empty, numbers, levels.brightness(numbers).view(-1, 1, 1, 1)).clamp(-1, 1)
             )
         images, seconds = torch.cat(drawn), time.perf_counter() - began
-        print(
-            f"| {solver} | {spacing} | {start or 1000} | {steps} | {statistics(images, real)} | {seconds:.1f} |",
-            flush=True,
-        )
+        way = f"{solver} | {spacing} | {start or ALL_TIMESTEPS} | {steps}"
+        print(f"| {way} | {statistics(images, real)} | {seconds:.1f} |", flush=True)
         if (solver, spacing, steps, start) in SHOWN:
             columns.append(images)
     if options.output:

@@ -5,9 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from monai_vessel_uda.errors import InputError
+from monai_vessel_uda.files import save_json
 from monai_vessel_uda.settings import resolve_settings
 
-from .accuracy.__main__ import is_done, target_folders
+from .accuracy.__main__ import is_done, prepare, seconds, target_folders
 from .accuracy.configurations import CONFIGURATIONS, fingerprint
 from .accuracy.report import (
     NEGATED,
@@ -34,7 +36,8 @@ def results(tmp_path):
     path = tmp_path / "results.csv"
     for seed, gain in ((0, 0.0), (1, 0.02)):
         rows = [row("default", seed, NEGATED, 0.70), row("default", seed, "aligned, no diffusion", 0.75 + gain)]
-        rows += [row("default", seed, "round 1", 0.82), row("default", seed, "round 2", 0.80, exported=1)]
+        rows += [row("default", seed, "round 1", 0.82, boundary_contrast=0.1)]
+        rows.append(row("default", seed, "round 2", 0.80, exported=1, boundary_contrast=0.2))
         append(path, [*rows, row("default", seed, "upper bound (target masks)", 0.90)])
         append(path, [row("soft", seed, "round 1", 0.81 + gain, exported=1)])
     return path
@@ -150,6 +153,45 @@ def test_measures_are_judged_by_how_they_rank_and_what_choosing_by_them_loses(tm
     assert "| boundary_contrast | 0.40 | -0.50 | 1.00 |" in table
     assert "| prediction_entropy | 1.00 | 1.00 | 0.00 |" in table
     assert "| faithfulness | – | – | – |" in table
+
+
+def test_runs_of_one_seed_count_once_in_the_ranking(tmp_path):
+    path = tmp_path / "results.csv"
+    for name, seed, better in (("default", 0, 0.04), ("soft", 0, 0.04), ("default", 1, 0.01)):
+        append(path, [row(name, seed, "round 1", 0.80, boundary_contrast=0.02)])
+        append(path, [row(name, seed, "round 2", 0.84, boundary_contrast=better)])
+    # nothing lost with seed 0, twice, and four points with seed 1: two seeds, each once
+    assert f"| boundary_contrast | – | – | {interval([0.0, 4.0])} |" in ranking(Results(read(path)))
+
+
+def test_a_seed_that_is_missing_is_not_invented(results):
+    found = Results(read(results))
+    assert found.dice("default", 7, "exported") != found.dice("default", 7, "exported")  # nan
+    assert found.rounds("default", 7) == []
+    assert found.seeds() == [0, 1]
+
+
+def test_seconds_of_an_adaptation_are_those_of_all_its_stages(tmp_path):
+    path = tmp_path / "results.csv"
+    times = {"stage ddpm_target": 10, "stage co_optimization": 5, "aligned, no diffusion": 2, "source-only": 1}
+    append(path, [row("default", 0, name, "", seconds=time) for name, time in times.items()])
+    append(path, [row("default", 1, name, "", seconds="") for name in times])
+    found = Results(read(path))
+    assert found.seconds("default", 0) == 17  # nothing starts from the source-only segmenter
+    assert found.seconds("default", 1) != found.seconds("default", 1)  # nan: not timed
+
+
+def test_interrupted_stages_have_no_time(tmp_path):
+    save_json({"seconds": 3.0, "continued": False}, tmp_path / "whole.json")
+    save_json({"seconds": 3.0, "continued": True}, tmp_path / "part.json")
+    assert (seconds(tmp_path / "whole.json"), seconds(tmp_path / "part.json")) == (3.0, "")
+
+
+def test_a_workspace_that_was_prepared_otherwise_is_not_used(tmp_path):
+    (tmp_path / "manifest.json").write_text("{}")
+    save_json({"preparing": {"flatten": False}}, tmp_path / "made_with.json")
+    with pytest.raises(InputError, match="another preparation or criterion; delete the folder"):
+        prepare(tmp_path, tmp_path / "default", CONFIGURATIONS["polarity-off"], argparse.Namespace())
 
 
 def test_interval_is_students():

@@ -25,8 +25,12 @@ def test_finished_only_with_the_same_settings(tmp_path):
 
 
 def test_an_unfinished_stage_is_not_continued_with_other_settings(tmp_path):
-    stage(tmp_path, t0=5).start()
-    stage(tmp_path, t0=5).start()
+    first = stage(tmp_path, t0=5).start()
+    first.finish()
+    assert load_json(first.output_dir / "stage.json")["continued"] is False
+    again = stage(tmp_path, t0=5).start()
+    again.finish()
+    assert load_json(first.output_dir / "stage.json")["continued"] is True
     with pytest.raises(InputError, match="begun with other settings .*t0: 5 then, 6 now"):
         stage(tmp_path, t0=6).start()
 

@@ -217,6 +217,15 @@ def test_nothing_found_is_not_certainty():
     assert uncertain_band_px(1 - faint) == math.inf
 
 
+def test_an_image_without_vessels_does_not_decide_for_the_others():
+    doubtful = bars()
+    doubtful[..., 9:11] = 0.5
+    empty = torch.full((1, 32, 16), 0.01)  # another size, nothing found
+    alone, both = uncertain_band_px(doubtful), uncertain_band_px([doubtful[0], empty])
+    assert alone < both < math.inf
+    assert both == pytest.approx(uncertain_band_px([empty, doubtful[0]]))
+
+
 def test_vessel_fraction():
     assert vessel_fraction(bars()) == pytest.approx(12 / 64)
     assert vessel_fraction(0.3 * bars(), threshold=0.2) == pytest.approx(12 / 64)

@@ -6,7 +6,8 @@
 IMAGES holds FIVES, HRF, CHASE_DB1 (source, with masks) and ROSSA (target). Each adaptation is a workspace below WORK; a
 stage whose settings are the default's is taken from the default of the same seed. RESULTS.csv gets one line for each
 segmenter; what is in it with today's settings is not run again, so an interrupted benchmark continues. Several may run
-at once, with other seeds or configurations, and write to one file.
+at once, with other seeds or configurations, and write to one file; whichever comes first makes a seed's default, and
+the others wait for it.
 
 A configuration is compared with the default at the scales named in ``configurations.py``: ``whole`` adaptations, the
 generators and one ``round``, or the aligned ``segmenter`` alone.
@@ -17,6 +18,7 @@ thirds are the unlabelled target. ``test`` (what is reported): all of ``train_ma
 """
 
 import argparse
+import json
 import logging
 import os
 import shutil
@@ -26,18 +28,20 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from filelock import FileLock
 
 from monai_vessel_uda import pipeline
 from monai_vessel_uda.engines.stage import MARK, is_finished
 from monai_vessel_uda.errors import InputError
-from monai_vessel_uda.files import load_json
+from monai_vessel_uda.files import load_json, save_json
 from monai_vessel_uda.segmenter import evaluate
 from monai_vessel_uda.settings import load_preset, resolve_settings
 
-from .configurations import ALIGNED, CONFIGURATIONS, Configuration, Scale, fingerprint
+from .configurations import ALIGNED, CONFIGURATIONS, Configuration, Scale, criterion, fingerprint
 from .results import KEY, MEASURES, SCORES, append, read
 
 SOURCES = ("FIVES", "HRF", "CHASE_DB1")
+MADE_WITH = "made_with.json"
 NEEDS = {
     "ddpm_source": (),
     "ddpm_target": (),
@@ -64,15 +68,24 @@ def target_folders(images: Path, split: str, work: Path) -> dict[str, Path]:
 
 
 def prepare(workspace: Path, default: Path, configuration: Configuration, arguments: argparse.Namespace) -> None:
-    """Make the workspace's manifest; the default's own where nothing of the preparation is varied."""
+    """Make the workspace's manifest; the default's own where nothing of the preparation is varied.
+
+    Raises:
+        InputError: the workspace was prepared otherwise, or another criterion chose in it.
+    """
+    made_with = {"preparing": configuration.preparing, "scale_factor": configuration.scale_factor}
+    made_with = json.loads(json.dumps({**made_with, "criterion": criterion()}))
     if (workspace / "manifest.json").exists():
+        if load_json(workspace / MADE_WITH) != made_with:
+            raise InputError(f"{workspace}: made with another preparation or criterion; delete the folder")
         return
+    workspace.mkdir(parents=True, exist_ok=True)
+    save_json(made_with, workspace / MADE_WITH)
     preparing = dict(configuration.preparing)
     if configuration.scale_factor is not None:
         record = load_json(default / "manifest.json")["preprocessing"]["source"]["datasets"]
         preparing["source_scale"] = {name: configuration.scale_factor * item["scale"] for name, item in record.items()}
     if not preparing and workspace != default:
-        workspace.mkdir(parents=True, exist_ok=True)
         if not (workspace / "cache").is_symlink():
             (workspace / "cache").symlink_to(default / "cache", target_is_directory=True)
         shutil.copy2(default / "manifest.json", workspace)
@@ -121,19 +134,25 @@ def rows(workspace: Path, common: Mapping[str, Any]) -> list[dict[str, Any]]:
         own = stages / "segmenters" / names.get(row["name"], "none") / MARK
         entry = {**common, "segmenter": row["name"], "exported": int(row["exported"])}
         entry |= {measure: measures.get(row["name"], {}).get(measure, "") for measure in MEASURES}
-        entry["seconds"] = load_json(own)["seconds"] if own.exists() else ""
+        entry["seconds"] = seconds(own) if own.exists() else ""
         found.append(entry | scores(row["scores"]))
     for name in ("ddpm_source", "ddpm_target", "latent_mining", "co_optimization"):
-        found.append({**common, "segmenter": f"stage {name}", "seconds": load_json(stages / name / MARK)["seconds"]})
+        found.append({**common, "segmenter": f"stage {name}", "seconds": seconds(stages / name / MARK)})
     return found
+
+
+def seconds(mark: Path) -> float | str:
+    """How long a finished stage took; empty if it was interrupted, because only its last part was timed."""
+    record = load_json(mark)
+    return "" if record.get("continued") else record["seconds"]
 
 
 def run(name: str, scale: Scale, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Adapt and score; baselines only with the whole default, whose workspace the others take stages from."""
     configuration = CONFIGURATIONS[name]
-    folder = arguments.work / arguments.split / arguments.preset / f"seed_{arguments.seed}"
-    default = folder / "default"
-    workspace = folder / name if scale == "whole" else folder / scale / name
+    default = default_workspace(arguments)
+    workspace = default.parent / name if scale == "whole" else default.parent / scale / name
+    was_begun = (workspace / "stages").exists()
     prepare(workspace, default, configuration, arguments)
     overrides = {**configuration.settings_at(scale), "seed": arguments.seed, "track": False}
     settings = resolve_settings(arguments.preset, overrides)
@@ -145,7 +164,34 @@ def run(name: str, scale: Scale, arguments: argparse.Namespace) -> list[dict[str
         take_stages(workspace, default, pipeline.stages(False, False), settings)
         pipeline.adapt(workspace, arguments.preset, settings, baselines=workspace == default)
         found = rows(workspace, common)
-    return [*found, {**common, "segmenter": "all that was run", "seconds": time.time() - began}]
+    elapsed = "" if was_begun else time.time() - began
+    return [*found, {**common, "segmenter": "all that was run", "seconds": elapsed}]
+
+
+def default_workspace(arguments: argparse.Namespace) -> Path:
+    """Of the seed: whole, with the baselines."""
+    return arguments.work / arguments.split / arguments.preset / f"seed_{arguments.seed}" / "default"
+
+
+def run_and_keep(name: str, scale: Scale, arguments: argparse.Namespace) -> None:
+    """Run a configuration, if the results do not hold it."""
+    if is_done(arguments.results, name, scale, arguments):
+        return
+    found = run(name, scale, arguments)
+    append(arguments.results, found)
+    best = next(row for row in found if row.get("exported"))
+    dice = f"Dice {100 * best['dice']:.2f}"
+    print(f"seed {arguments.seed}, {name} ({scale}): {best['segmenter']}, {dice}", flush=True)
+
+
+def make_default(arguments: argparse.Namespace) -> None:
+    """The seed's whole default, which all others need: in the results, and its workspace where results came alone."""
+    default = default_workspace(arguments)
+    default.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(default.with_suffix(".lock")):
+        run_and_keep("default", "whole", arguments)
+        if not (default / "vessel_segmentation").is_dir():
+            run("default", "whole", arguments)
 
 
 def run_aligned(workspace: Path, default: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,7 +208,7 @@ def run_aligned(workspace: Path, default: Path, settings: Mapping[str, Any]) -> 
     }
     bundle, manifest = default / "vessel_segmentation", workspace / "manifest.json"
     result = evaluate(bundle, None, workspace / "evaluation.json", manifest=manifest, overrides=overrides)
-    entry = {"segmenter": pipeline.SHOWN_AS["aligned"], "exported": 1, "seconds": load_json(stage / MARK)["seconds"]}
+    entry = {"segmenter": pipeline.SHOWN_AS["aligned"], "exported": 1, "seconds": seconds(stage / MARK)}
     return entry | scores(result["summary"])
 
 
@@ -186,16 +232,15 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=sorted(CONFIGURATIONS), default=list(CONFIGURATIONS))
     arguments = parser.parse_args()
     arguments.images, arguments.work = arguments.images.resolve(), arguments.work.resolve()
+    runs = [(name, scale) for name in arguments.only for scale in CONFIGURATIONS[name].scales]
+    runs = [(name, scale) for name, scale in runs if scale in arguments.scales]
+    for name, scale in runs:
+        fingerprint(name, arguments.preset, scale)  # what the preset does not allow is refused before anything runs
     for seed in arguments.seeds:
         arguments.seed = seed
-        runs = [(name, scale) for name, c in CONFIGURATIONS.items() if name in arguments.only for scale in c.scales]
+        make_default(arguments)
         for name, scale in runs:
-            if scale not in arguments.scales or is_done(arguments.results, name, scale, arguments):
-                continue
-            found = run(name, scale, arguments)
-            append(arguments.results, found)
-            best = next(row for row in found if row.get("exported"))
-            print(f"seed {seed}, {name} ({scale}): {best['segmenter']}, Dice {100 * best['dice']:.2f}", flush=True)
+            run_and_keep(name, scale, arguments)
 
 
 def key_of(name: str, scale: Scale, arguments: argparse.Namespace) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any, Literal, get_args
 
 from monai_vessel_uda import pipeline
+from monai_vessel_uda.metrics import label_free
 from monai_vessel_uda.settings import resolve_settings
 
 Scale = Literal["whole", "round", "segmenter"]
@@ -131,6 +132,7 @@ def _rounds() -> Iterator[tuple[str, Configuration]]:
     yield "slow-average", Configuration("rounds", slow, scales=("round", "whole"))
     for images in (1024, 1536):
         yield f"images-{images}", Configuration("rounds", {"round_pairs": images}, scales=("round", "whole"))
+    yield "with-mined", Configuration("rounds", {"with_mined": True})
     yield "refined-twice-as-long", Configuration("rounds", {"refine_iterations": 800})
     from_scratch = {"reinitialise": True, "refine_iterations": 1200}
     yield "rounds-reinitialised", Configuration("paper or release", from_scratch)
@@ -162,7 +164,6 @@ def _segmenters() -> Iterator[tuple[str, Configuration]]:
         yield f"elastic-{magnitude}", augmented(elastic=magnitude)
     longer = {"segmenter_iterations": 2400}  # what preset small gives its start and its four rounds together
     yield "as-long-as-all-rounds", Configuration("segmenter", longer, scales=("segmenter",))
-    yield "with-mined", Configuration("segmenter", {"with_mined": True})
 
 
 def _generators() -> Iterator[tuple[str, Configuration]]:
@@ -170,18 +171,20 @@ def _generators() -> Iterator[tuple[str, Configuration]]:
     yield "ddim", Configuration("sampling", {**DDIM, "generation_steps": 35})
     yield "ddim-few-steps", Configuration("sampling", {**DDIM, "generation_steps": 6})
     for gamma in (1.0, 5.0):
-        yield f"round-min-snr-{gamma:g}", Configuration("target generator", {"round_min_snr_gamma": gamma})
+        yield f"round-min-snr-{gamma:g}", Configuration("generators", {"round_min_snr_gamma": gamma})
     for steps in (4, 12):
         yield f"dpm-solver-{steps}", Configuration("sampling", {"generation_steps": steps})
     for timesteps in (500, 600, 800, None):
         yield f"from-{timesteps or 'noise'}", Configuration("sampling", {"generation_timesteps": timesteps})
     yield "ddim-50-from-noise", Configuration("sampling", FROM_NOISE)
     yield "as-published", Configuration("sampling", PUBLISHED)
-    yield "warm-start", Configuration("target generator", {"warm_start": True})
-    half = {"warm_start": True, "iterations": 1250, "source_iterations": 1250}
-    yield "warm-start-half-as-long", Configuration("target generator", half)
-    yield "half-as-long", Configuration("target generator", {"iterations": 1250, "source_iterations": 1250})
-    yield "min-snr-5", Configuration("target generator", {"min_snr_gamma": 5.0})
+    yield "warm-start", Configuration("generators", {"warm_start": True})
+    half = {"iterations": 1250, "source_iterations": 750}
+    yield "half-as-long", Configuration("generators", half)
+    yield "half-as-long-min-snr-5", Configuration("generators", {**half, "min_snr_gamma": 5.0}, beside="half-as-long")
+    warm = {**half, "warm_start": True}
+    yield "half-as-long-warm-start", Configuration("generators", warm, beside="half-as-long")
+    yield "min-snr-5", Configuration("generators", {"min_snr_gamma": 5.0})
     yield "plain", Configuration("cost", PLAIN, scales=("round", "whole"))
 
 
@@ -195,15 +198,21 @@ CONFIGURATIONS = {
 }
 
 
+def criterion() -> list[Any]:
+    """What the choices without masks are made with."""
+    return [label_free.WEIGHTS, label_free.SMOOTHING, label_free.TOLL, label_free.THRESHOLDS]
+
+
 @cache
 def fingerprint(name: str, preset: str, scale: Scale) -> str:
-    """Eight hexadecimal digits that change with whatever of a configuration changes what its stages compute.
+    """Eight hexadecimal digits that change with a configuration's settings, its preparation and the criterion.
 
-    Results of a default that has been changed since are thereby told from those of today's.
+    Results of a default that has been changed since are thereby told from those of today's; a change of the code is
+    not seen.
     """
     configuration = CONFIGURATIONS[name]
     settings = resolve_settings(preset, {**configuration.settings_at(scale), "seed": 0})
-    content: list[Any] = [configuration.preparing, configuration.scale_factor]
+    content: list[Any] = [configuration.preparing, configuration.scale_factor, criterion()]
     for step in [ALIGNED] if scale == "segmenter" else pipeline.stages(baselines=True, upper_bound=True):
         parser = pipeline.stage_workflow("workspace", step, settings).parser
         parser.parse(True)

@@ -14,6 +14,8 @@ from typing import cast
 
 from scipy.stats import spearmanr, t
 
+from monai_vessel_uda import pipeline
+
 from .configurations import CONFIGURATIONS, Scale, fingerprint
 from .results import MEASURES, read
 
@@ -30,6 +32,8 @@ NEGATED, ALIGNED, FIRST, BEST = (
     "first generation",
     "upper bound (target masks)",
 )
+CHOSEN_FROM = [pipeline.SHOWN_AS[name] for name in ("mined", *pipeline.CANDIDATES)]
+"""Segmenters that an adaptation trains to start its rounds from."""
 
 
 def interval(values: Sequence[float]) -> str:
@@ -67,7 +71,7 @@ class Results:
 
     def row(self, configuration: str, seed: int, segmenter: str) -> Row | None:
         """Row of a segmenter; ``exported`` for the exported one."""
-        for row in self.by_run[configuration, seed]:
+        for row in self.by_run.get((configuration, seed), []):
             if row["segmenter"] == segmenter or (segmenter == "exported" and row["exported"] == "1"):
                 return row
         return None
@@ -77,13 +81,25 @@ class Results:
         row = self.row(configuration, seed, segmenter)
         return number(row, "dice") if row else math.nan
 
+    def seconds(self, configuration: str, seed: int) -> float:
+        """Of all stages that an adaptation needs, also of those taken from the default; nan if one was not timed."""
+        rows = self.by_run.get((configuration, seed), [])
+        needed = [row for row in rows if row["segmenter"].startswith("stage ") or row["segmenter"] in CHOSEN_FROM]
+        return sum(number(row, "seconds", 1) for row in needed) if needed else math.nan
+
     def have_rounds(self) -> bool:
         """Whether these are adaptations; otherwise segmenters alone."""
         return any(row["segmenter"].startswith("round ") for rows in self.by_run.values() for row in rows)
 
     def rounds(self, configuration: str, seed: int) -> list[Row]:
         """Rows of the rounds in their order."""
-        return [row for row in self.by_run[configuration, seed] if row["segmenter"].startswith("round ")]
+        rows = self.by_run.get((configuration, seed), [])
+        return [row for row in rows if row["segmenter"].startswith("round ")]
+
+    def compared(self, configuration: str, seed: int) -> list[Row]:
+        """Rows of what the choice without masks was made from: the segmenters to start from, and the rounds."""
+        rows = self.by_run.get((configuration, seed), [])
+        return [row for row in rows if row["boundary_contrast"] and row["dice"]]
 
 
 def default_table(results: Results) -> str:
@@ -116,9 +132,9 @@ def goals(results: Results) -> str:
 
 
 def regret(results: Results, configuration: str, seed: int) -> float:
-    """Dice lost by exporting what the label-free measures chose instead of the best round."""
-    best = max(number(row, "dice") for row in results.rounds(configuration, seed))
-    return max(0.0, best - results.dice(configuration, seed, "exported"))
+    """Dice lost by exporting what the label-free measures chose instead of the best that they compared."""
+    exported = results.dice(configuration, seed, "exported")
+    return max([number(row, "dice") for row in results.compared(configuration, seed)], default=math.nan) - exported
 
 
 def factor_table(results: Results, factor: str) -> str:
@@ -155,33 +171,44 @@ def factor_columns(results: Results) -> dict[str, Callable[[str, int, str], floa
         return regret(results, name, seed)
 
     def seconds(name: str, seed: int, _: str) -> float:
-        row = results.row(name, seed, "all that was run")
-        return number(row, "seconds", 1) if row else math.nan
+        return results.seconds(name, seed)
 
     shared = {"Dice % of the exported": exported, "− beside": difference, "clDice %": cldice}
     of_rounds = {"first generation": first, "regret": lost}
-    return {**shared, **(of_rounds if results.have_rounds() else {}), "seconds run": seconds}
+    return {**shared, **(of_rounds if results.have_rounds() else {}), "seconds": seconds}
 
 
 def ranking(results: Results) -> str:
-    """How well each label-free measure ranks the segmenters of a run, and what a choice by it alone would lose."""
+    """How well each label-free measure ranks the segmenters of a run, and what choosing a round by it alone would lose.
+
+    Runs of one seed share their candidates, so they are averaged first; the intervals are over seeds.
+    """
     lines = [
         "| label-free measure | Spearman with Dice, candidates and rounds | rounds alone | regret of choosing by it |",
         "|---|---:|---:|---:|",
     ]
+    seeds = sorted({seed for _, seed in results.by_run})
     for measure, sign in MEASURES.items():
-        every, rounds, lost = [], [], []
-        for rows in results.by_run.values():
-            found = [row for row in rows if row[measure] and row["dice"]]
-            pairs = {row["segmenter"]: (sign * float(row[measure]), number(row, "dice")) for row in found}
-            of_rounds = [pair for name, pair in pairs.items() if name.startswith("round ")]
-            if len(pairs) > len(of_rounds):
-                every.append(spearman(pairs.values()))
-            rounds.append(spearman(of_rounds))
-            if of_rounds:
-                lost.append(max(dice for _, dice in of_rounds) - max(of_rounds)[1])
-        lines.append(f"| {measure} | {interval(every)} | {interval(rounds)} | {interval(lost)} |")
-    return "\n".join([*lines, "", f"{len(results.by_run)} runs, each of which counts once."])
+        columns: list[list[float]] = [[], [], []]
+        for seed in seeds:
+            found = [ranked(rows, measure, sign) for (_, of), rows in results.by_run.items() if of == seed]
+            for column, values in zip(columns, zip(*found, strict=True), strict=True):
+                known = [value for value in values if not math.isnan(value)]
+                column.append(statistics.fmean(known) if known else math.nan)
+        lines.append(f"| {measure} | {' | '.join(interval(column) for column in columns)} |")
+    return "\n".join([*lines, "", f"{len(results.by_run)} runs of {len(seeds)} seeds."])
+
+
+def ranked(rows: Iterable[Row], measure: str, sign: int) -> tuple[float, float, float]:
+    """Of one run: rank correlation over candidates and rounds, over rounds alone, and regret; nan where unknown."""
+    found = [row for row in rows if row[measure] and row["dice"]]
+    pairs = {row["segmenter"]: (sign * float(row[measure]), number(row, "dice")) for row in found}
+    of_rounds = [pair for name, pair in pairs.items() if name.startswith("round ")]
+    every = spearman(pairs.values()) if len(pairs) > len(of_rounds) else math.nan
+    if not of_rounds:
+        return every, math.nan, math.nan
+    chosen = max(of_rounds, key=lambda pair: pair[0])  # the earliest of equals, as the package chooses
+    return every, spearman(of_rounds), max(dice for _, dice in of_rounds) - chosen[1]
 
 
 def spearman(pairs: Iterable[tuple[float, float]]) -> float:
