@@ -140,11 +140,14 @@ class Store:
         self.client.update_run(run, status="RUNNING")
 
     def log_parameters(self, run: str, parameters: Mapping[str, Any]) -> None:
-        """Log what the run does not have yet: MLflow refuses to change a parameter."""
+        """Log what the run does not have yet: MLflow refuses to change a parameter.
+
+        Parts of dictionaries are parameters of their own.
+        """
         from mlflow.entities import Param
 
         known = self.client.get_run(run).data.params
-        values = {mlflow_name(name): value for name, value in parameters.items()}
+        values = {mlflow_name(name): value for name, value in _leaves(parameters)}
         new = [Param(name, _text(value)) for name, value in values.items() if name not in known]
         for part in _parts(new, _PARAMETERS_IN_A_BATCH):
             self.client.log_batch(run, params=part)
@@ -228,6 +231,15 @@ def _check_sqlite_folder(uri: str) -> None:
         folder = Path(uri.removeprefix("sqlite:///")).resolve().parent
         if not (folder.is_dir() and os.access(folder, os.W_OK)):
             raise InputError(f"{folder} is not a folder that can be written")
+
+
+def _leaves(parameters: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Names such as ``augmentation#noise`` and values of what is not a dictionary itself."""
+    for name, value in parameters.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}#{part}", leaf) for part, leaf in _leaves(value))
+        else:
+            yield name, value
 
 
 def _text(value: Any) -> str:

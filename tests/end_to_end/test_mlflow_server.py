@@ -137,8 +137,11 @@ def test_one_parent_and_one_child_for_each_stage_and_round(server, tracked, stag
 def test_parameters_and_the_config_that_ran(server, tracked, stage_runs, tmp_path):
     for name in ("ddpm_target", "latent_mining", "segmenter_mined", "co_optimization"):
         settings = load_json(next(tracked.rglob(f"{name.replace('segmenter_', 'segmenters/')}/stage.json")))["settings"]
+        parts = {k: v for k, v in settings.items() if isinstance(v, dict)}
+        leaves = {f"{k}/{part}": v for k, of in parts.items() for part, v in of.items()}
+        leaves |= {k: v for k, v in settings.items() if k not in parts}
         logged = stage_runs[name].data.params
-        assert logged == {k: v if isinstance(v, str) else json.dumps(v) for k, v in settings.items()}
+        assert logged == {k: v if isinstance(v, str) else json.dumps(v) for k, v in leaves.items()}
     config = ConfigParser(load_json(server.fetch(stage_runs["ddpm_target"], "config.json", tmp_path)))
     assert config["iterations"] == SETTINGS["iterations"]
     assert config["generator_def"]["channels"] == SETTINGS["generator_def#channels"]

@@ -16,12 +16,14 @@ from .conftest import history, runs, write_losses
 
 def test_parameters_metrics_and_config_of_a_stage(workspace, client):
     settings = {"domain": "target", "patch_size": 32, "generator_def#channels": [8, 16]}
+    settings["augmentation"] = {"noise": 0.3, "blur": [0.3, 1.2]}
     tracker = StageTracker(workspace, "ddpm", settings).start()
     tracker.log_metrics({"distance": 0.5, "missing": None, "degenerate": float("inf"), "FDA (amplitude)": 1.0})
     tracker.log_config({"iterations": 4, "trainer": {"_target_": "x.y"}})
     tracker.finish()
     (_, run), (_, parent) = runs(client, workspace)
-    assert run.data.params == {"domain": "target", "patch_size": "32", "generator_def/channels": "[8, 16]"}
+    logged = {"domain": "target", "patch_size": "32", "generator_def/channels": "[8, 16]"}
+    assert run.data.params == {**logged, "augmentation/noise": "0.3", "augmentation/blur": "[0.3, 1.2]"}
     assert run.data.metrics == {"distance": 0.5, "FDA amplitude": 1.0}
     assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert (run.info.status, parent.info.status) == ("FINISHED", "FINISHED")
