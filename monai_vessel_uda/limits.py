@@ -49,14 +49,14 @@ FROM_TO = {
     "round_vessel_weight": (0, float("inf")),
 }
 """Least and largest value of numbers that may be fractions."""
-ABOVE_TO = {
+BETWEEN = {
     "ema_momentum": (0, 1),
     "round_ema_momentum": (0, 1),
     "learning_rate": (0, float("inf")),
     "segmenter_learning_rate": (0, float("inf")),
     "refine_learning_rate": (0, float("inf")),
 }
-"""Numbers between two that they may not be."""
+"""Numbers strictly between two bounds."""
 RANGES = ("augmentation#gamma", "augmentation#blur")
 """Pairs of numbers from which one is drawn."""
 NUM_TRAIN_TIMESTEPS = 1000
@@ -90,7 +90,7 @@ def check_limits(values: Mapping[str, Any]) -> None:
     for name, (low, high) in FROM_TO.items():
         if not (_is_number(values[name]) and low <= values[name] <= high):
             raise InputError(f"{name}: expected {low} to {high}, got {values[name]!r}")
-    for name, (low, high) in ABOVE_TO.items():
+    for name, (low, high) in BETWEEN.items():
         if not (_is_number(values[name]) and low < values[name] < high):
             raise InputError(f"{name}: expected a number between {low} and {high}, got {values[name]!r}")
     for name in RANGES:

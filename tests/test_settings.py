@@ -6,9 +6,19 @@ import pytest
 
 from monai_vessel_uda.diffusion import NoiseSchedule
 from monai_vessel_uda.errors import InputError
-from monai_vessel_uda.limits import ABOVE_TO, AT_LEAST, FROM_TO, MAY_BE_NULL, NUM_TRAIN_TIMESTEPS, ONE_OF, TRUE_OR_FALSE
+from monai_vessel_uda.limits import (
+    AT_LEAST,
+    BETWEEN,
+    FROM_TO,
+    MAY_BE_NULL,
+    NUM_TRAIN_TIMESTEPS,
+    ONE_OF,
+    STARTS,
+    TRUE_OR_FALSE,
+)
 from monai_vessel_uda.methods.latent_mining import Decoder
 from monai_vessel_uda.methods.pairs import Start
+from monai_vessel_uda.pipeline import BASELINES
 from monai_vessel_uda.settings import preset_overrides, resolve_settings
 
 from .conftest import TINY
@@ -86,6 +96,10 @@ def test_words_are_known(name):
         resolve_settings("demo", {name: "nothing"})
 
 
+def test_rounds_may_start_from_every_segmenter_but_the_supervised_one():
+    assert sorted(STARTS) == sorted(["mined", *BASELINES])
+
+
 def test_words_are_those_of_the_methods():
     assert (ONE_OF["decoder"], ONE_OF["round_start"]) == (get_args(Decoder), get_args(Start))
 
@@ -105,10 +119,10 @@ def test_numbers_are_in_range(name, value):
     assert resolve_settings("demo", {name: 0.5})[name] == 0.5
 
 
-@pytest.mark.parametrize("name", sorted(ABOVE_TO))
+@pytest.mark.parametrize("name", sorted(BETWEEN))
 @pytest.mark.parametrize("which", ["low", "high", "word", "truth"])
 def test_numbers_are_between_their_bounds(name, which):
-    low, high = ABOVE_TO[name]
+    low, high = BETWEEN[name]
     value = {"low": low, "high": high, "word": "much", "truth": True}[which]
     with pytest.raises(InputError, match=f"^{name}: expected a number between {low} and {high}, got {value!r}$"):
         resolve_settings("demo", {name: value})
