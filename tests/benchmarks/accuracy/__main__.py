@@ -42,6 +42,7 @@ from .results import KEY, MEASURES, SCORES, append, read
 
 SOURCES = ("FIVES", "HRF", "CHASE_DB1")
 MADE_WITH = "made_with.json"
+"""In a workspace: its preparation, and the criterion that chose in it."""
 NEEDS = {
     "ddpm_source": (),
     "ddpm_target": (),
