@@ -6,6 +6,7 @@ The pipeline is imported inside the commands, so that ``--help`` does not wait f
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -73,7 +74,10 @@ EvaluationOption = Annotated[
     Path | None, typer.Option(help="Folder of other target images with masks, for scores and nothing else.")
 ]
 UpperBoundOption = Annotated[
-    Path | None, typer.Option(help="Folder of target images with masks, to train the upper bound of the table.")
+    Path | None,
+    typer.Option(
+        help="Folder of other target images with masks, to train the upper bound of the table; needs --evaluation."
+    ),
 ]
 SeedOption = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
 PresetOption = Annotated[
@@ -131,7 +135,8 @@ def prepare(
         str,
         typer.Option(
             help="Working pixels for one source pixel. auto: source masks as wide as the target's vessels; "
-            "vesselness: source vessels as wide; nominal: equal fields of view."
+            "vesselness: source vessels as wide; nominal: equal fields of view; or a factor, or JSON with one of these "
+            "for each data set."
         ),
     ] = "auto",
     flatten: Annotated[bool, typer.Option(help="Flatten the background of the source.")] = True,
@@ -179,7 +184,8 @@ def adapt(
     from . import pipeline
 
     if (workspace / "manifest.json").exists():
-        if source or target:
+        _check_prepared(workspace, {"evaluation": evaluation, "supervised": upper_bound})
+        if source or target or evaluation or upper_bound:
             logger.info("%s was prepared before; its images are used, folders given here are not read", workspace)
     elif source and target is not None:
         _prepare(workspace, source, target, evaluation, upper_bound, seed, preset, {})
@@ -342,6 +348,20 @@ def _prepare(
 
     options = {"target_scale": load_preset(preset)["target_scale"], **preprocessing}
     return pipeline.prepare(workspace, source, target, evaluation, upper_bound, seed=seed, **options)
+
+
+def _check_prepared(workspace: Path, asked: Mapping[str, Path | None]) -> None:
+    """Refuse masked images that a workspace was prepared without: they would be left out in silence."""
+    from .files import load_json
+
+    manifest = load_json(workspace / "manifest.json")
+    for name, folder in asked.items():
+        if folder is not None and not manifest.get(name):
+            option = {"supervised": "upper-bound"}.get(name, name)
+            raise InputError(
+                f"--{option} {folder}: {workspace} was prepared without; take a new workspace, or score the finished "
+                "segmenter with 'vessel-uda evaluate'"
+            )
 
 
 def _overrides(settings: list[str]) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def prepare(
         source: folders of labelled source images, in any known layout.
         target: folder of target images; masks in it are not looked at.
         evaluation: folder of target images with masks, for scores only.
-        supervised: folder of target images with masks, for the upper bound only.
+        supervised: folder of target images with masks, for the upper bound only; needs ``evaluation``.
         seed: of everything random.
         preprocessing: options of
             :func:`~monai_vessel_uda.transforms.preprocessing.estimate_preprocessing`.
@@ -88,6 +88,8 @@ def prepare(
     from .transforms.preprocessing import estimate_preprocessing
 
     check_path(Path(workspace).resolve())
+    if supervised is not None and evaluation is None:
+        raise InputError(f"upper bound {supervised}: expected images to score it on, too (--evaluation)")
     sources = [item for folder in source for item in find_items(folder, domain="source", labels="required")]
     targets = find_items(target, domain="target", labels="forbidden")
     known = {

@@ -119,6 +119,21 @@ def test_adapt_does_not_prepare_twice(calls, tmp_path):
     assert "prepared before" in result.stderr
 
 
+@pytest.mark.parametrize("option", ["--evaluation", "--upper-bound"])
+def test_adapt_refuses_masks_that_the_workspace_was_prepared_without(calls, tmp_path, option):
+    (tmp_path / "manifest.json").write_text('{"evaluation": [], "supervised": []}')
+    result = run("adapt", tmp_path, "--source", "a", "--target", "c", option, "masks")
+    assert result.exit_code == 2 and not calls
+    assert result.stderr.startswith(f"error: {option} masks: ")
+
+
+def test_adapt_goes_on_with_the_masks_that_it_was_prepared_with(calls, tmp_path):
+    (tmp_path / "manifest.json").write_text('{"evaluation": ["e"], "supervised": ["s"]}')
+    result = run("adapt", tmp_path, "--evaluation", "e", "--upper-bound", "u")
+    assert [name for name, _, _ in calls] == ["adapt"]
+    assert "prepared before" in result.stderr
+
+
 def test_adapt_passes_overrides(calls, tmp_path):
     (tmp_path / "manifest.json").write_text("{}")
     settings = ["t0=9", "decoder=ancestral", "segmenter_def#channels=[8, 16]", "amp=true", "pairs_dir=a=b"]
@@ -185,6 +200,7 @@ def test_version():
         ["prepare", "w", "--source", "missing", "--target", "missing", "--preset", "missing"],
         ["adapt", "w", "--target", "missing"],
         ["adapt", "w", "--source", "missing", "--target", "missing"],
+        ["adapt", "w", "--source", "a", "--target", "b", "--upper-bound", "missing"],
         ["adapt", "missing"],
         ["adapt", "missing", "--set", "no_value"],
         ["segment", "missing", "w", "--bundle", "missing"],

@@ -105,12 +105,12 @@ class SaveVesselsOfLogitsd(Transform):
         self.suffix = suffix
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Write the results of ``pred`` (logits at working resolution); returns the item."""
+        """Write the results of ``pred`` (logits at working resolution), which is used up; returns the rest."""
         path = Path(data["file"])
         original = read_image(path)
         background, vessel = data["pred"].as_subclass(Tensor).cpu().float()
-        # the softmax of two classes, in the memory of one: this is the peak of a large image
-        working = (vessel - background).sigmoid_().mul_(data["fov"][0].cpu() > 0.5)[None]
+        # the softmax of two classes, in the memory of the logits: this is the peak of a large image
+        working = vessel.sub_(background).sigmoid_().mul_(data["fov"][0].cpu())[None]
         probability = to_size(working, original.array.shape[:2])[0].clamp_(0, 1).numpy()
         mask = probability >= self.threshold
         place, stem = self._place(path), image_stem(path)
@@ -119,7 +119,7 @@ class SaveVesselsOfLogitsd(Transform):
             write_like(probability, place / f"{stem}_probability{self._float_suffix(path)}", original)
         if self.overlay:
             _write_overlay(original.array, mask, place / f"{stem}_overlay.png")
-        return dict(data)
+        return {key: value for key, value in data.items() if key != "pred"}
 
     def _place(self, path: Path) -> Path:
         if self.root.is_file():

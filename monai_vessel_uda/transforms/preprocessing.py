@@ -132,7 +132,7 @@ def source_transforms(record: Mapping[str, Any], variant: Variant = "aligned") -
         variant: see above. Matching and flattening are left out where the record disables them.
 
     Returns:
-        Chain whose items hold plain float32 tensors (1, H, W) and strings; nothing in it is random.
+        Chain whose items hold plain tensors (1, H, W), float32 (``fov``: uint8), and strings; nothing in it is random.
 
     Raises:
         InputError: if the variant is unknown.
@@ -188,7 +188,8 @@ def _closing_steps(with_label: bool = True) -> list[Any]:
     keys = [key for key in _OUTPUT_KEYS if with_label or key != "label"]
     return [
         SelectItemsd(keys, allow_missing_keys=True),
-        EnsureTyped(["image", "label", "fov"], dtype=torch.float32, track_meta=False, allow_missing_keys=True),
+        EnsureTyped(["image", "label"], dtype=torch.float32, track_meta=False, allow_missing_keys=True),
+        EnsureTyped("fov", dtype=torch.uint8, track_meta=False),  # a quarter of the memory, in caches too
     ]
 
 

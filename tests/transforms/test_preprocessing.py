@@ -80,8 +80,8 @@ def test_source_items_obey_the_contract(record, phantoms, variant):
     out = source_transforms(record, variant)(phantoms["source"][0])
     entry = record["source"]["datasets"]["photographs"]
     side = round(entry["native_size"][0] * entry["scale" if variant == "aligned" else "nominal_scale"])
-    for key in ("image", "label", "fov"):
-        assert type(out[key]) is torch.Tensor and out[key].dtype == torch.float32
+    for key, dtype in {"image": torch.float32, "label": torch.float32, "fov": torch.uint8}.items():
+        assert type(out[key]) is torch.Tensor and out[key].dtype == dtype
         assert out[key].shape == (1, side, side)
     assert set(out) == {"image", "label", "fov", "id", "domain", "dataset", "file"}
     assert out["image"].abs().max() <= 1 and set(out["label"].unique().tolist()) == {0, 1}
