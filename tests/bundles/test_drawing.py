@@ -7,7 +7,7 @@ from monai_vessel_uda.data.images import read_image, read_mask
 from monai_vessel_uda.data.layouts import find_items
 from monai_vessel_uda.engines.weights import save_weights
 from monai_vessel_uda.files import load_json
-from monai_vessel_uda.settings import bundle_folder, bundles_folder
+from monai_vessel_uda.settings import bundle_folder, bundles_folder, load_preset
 
 from ..conftest import TINY
 from ..docs.commands import ROOT, bash, block, replaced
@@ -46,7 +46,8 @@ def test_the_command_of_the_page(workspace, tmp_path):
     parser.read_config(
         [str(bundles_folder() / name) for name in ("ddpm_pretrain/configs/inference.json", "presets/small.json")]
     )
-    weights = workspace / "stages" / "co_optimization" / "round_03" / "generator" / "weights.pt"
+    last = f"round_{load_preset('small')['rounds']:02d}"
+    weights = workspace / "stages" / "co_optimization" / last / "generator" / "weights.pt"
     weights.parent.mkdir(parents=True)
     save_weights(parser.get_parsed_content("network_def"), weights)
     command = replaced(block("deployment.md", "Generators").text, {"--images 64": "--images 8"})

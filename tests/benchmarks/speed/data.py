@@ -111,8 +111,7 @@ def step_rows(name: str, parser: Any, options: Options) -> list[Row]:
     for variant, values in (("loaded batch", loaded), ("resident batch", resident)):
         low, middle, high = quartiles(values)
         rows.append(Row(SECTION, name, variant, "iteration", 1000 * middle, "ms", 1000 * low, 1000 * high))
-    low, _, high = quartiles([a / b for a, b in zip(loaded, resident, strict=True)])
-    ratio = median(loaded) / median(resident)
+    low, ratio, high = quartiles([a / b for a, b in zip(loaded, resident, strict=True)])
     rows.append(Row(SECTION, name, "loaded batch", "times a resident batch", ratio, "", low, high))
     batch = trainer.data_loader.resident
     preparing = interleaved({"": lambda: trainer.prepare_batch(batch, torch.device(options.device))}, 5, options.device)

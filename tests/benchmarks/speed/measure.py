@@ -108,16 +108,15 @@ def timed_rows(
 ) -> list[Row]:
     """Rows of interleaved times: seconds, and how many times as fast as ``reference``.
 
-    The ratio is that of the medians; its quartiles are those of the ratios of measurements made one after the other.
+    A ratio is the median, and has the quartiles, of the ratios of measurements made one after the other.
     """
     rows = []
     for name, values in times.items():
         low, middle, high = quartiles(values)
         rows.append(Row(section, case, name, f"{what}, seconds", middle, "s", low, high))
         if reference is not None:
-            ours = statistics.median(times[reference]) / middle
-            low, _, high = quartiles([r / v for r, v in zip(times[reference], values, strict=True)])
-            rows.append(Row(section, case, name, f"{what}, speed-up", ours, f"times {reference}", low, high))
+            low, middle, high = quartiles([r / v for r, v in zip(times[reference], values, strict=True)])
+            rows.append(Row(section, case, name, f"{what}, speed-up", middle, f"times {reference}", low, high))
     return rows
 
 
