@@ -158,11 +158,16 @@ def adapt(
     manifest = load_manifest(workspace / "manifest.json")
     verify_files(manifest)
     settings = resolve_settings(preset, {**(overrides or {}), **device_override(device), "seed": manifest["seed"]})
+    evaluated = bool(manifest["evaluation"])
+    if baselines and evaluated:
+        verify_files(manifest, ["supervised"])
+    steps = list(stages(baselines, baselines and evaluated and bool(manifest["supervised"])))
+    for step in steps:
+        check_step(workspace, step, settings)
     tracking = AdaptationTracker(workspace, settings.get("track", True)).start({"preset": preset, **settings})
     save_json({"version": 1, "preset": preset, "settings": settings}, workspace / "settings.json")
     warn_if_hopeless(preset, device)
-    evaluated = bool(manifest["evaluation"])
-    for step in stages(baselines, baselines and evaluated and bool(manifest["supervised"])):
+    for step in steps:
         run_step(workspace, step, settings)
     bundle = export_bundle(workspace, settings)
     if evaluated:
@@ -186,6 +191,16 @@ def stages(baselines: bool, upper_bound: bool) -> Iterator[Step]:
     yield Step("co_optimization", "train.json", {})
 
 
+def check_step(workspace: Path, step: Step, settings: Mapping[str, Any]) -> None:
+    """Refuse a stage that was begun or finished with other settings, before any stage runs and anything is recorded."""
+    from .engines.stage import check_begun
+
+    parser = stage_workflow(workspace, step, settings).parser
+    with surfacing_input_errors():
+        parser.parse(True)
+        check_begun(parser.get_parsed_content("output_dir"), parser.get_parsed_content("settings"))
+
+
 def run_step(workspace: Path, step: Step, settings: Mapping[str, Any]) -> bool:
     """Run one stage unless it is finished; returns whether it ran."""
     from .engines.stage import is_finished
@@ -195,7 +210,7 @@ def run_step(workspace: Path, step: Step, settings: Mapping[str, Any]) -> bool:
     with surfacing_input_errors():
         parser.parse(True)
         output_dir = parser.get_parsed_content("output_dir")
-        if is_finished(output_dir, parser.get_parsed_content("settings")):
+        if is_finished(output_dir, parser.get_parsed_content("settings"), parser.get_parsed_content("inputs")):
             logger.info("%s: finished before, skipped", Path(output_dir).name)
             return False
         workflow.initialize()
@@ -256,8 +271,10 @@ def score(workspace: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
 
     The only step that reads evaluation masks, and nothing is chosen by it.
     """
+    from .data.manifest import load_manifest, verify_files
     from .report.table import score_csv, score_table
 
+    verify_files(load_manifest(workspace / "manifest.json"), ["evaluation"])
     bundle = workspace / "vessel_segmentation"
     rounds = load_json(workspace / "stages" / "co_optimization" / "rounds.json")
     exported = rounds["exported_round"]

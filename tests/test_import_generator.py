@@ -77,7 +77,7 @@ def test_imported_generators_replace_the_first_stage(workspace, tmp_path):
             "weights.pt",
             "weights.json",
             "samples.png",
-            "settings.json",
+            "begun.json",
             "stage.json",
         }
         origin = {"file": str(checkpoint), "sha256": sha256(checkpoint), "key": None}

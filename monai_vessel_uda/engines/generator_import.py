@@ -71,7 +71,7 @@ def import_generator(content: Callable[[str], Any], checkpoint: str | Path, key:
             seed=content("seed"),
             device=device,
         )
-        stage = Stage(content("workspace"), output_dir.name, making, settings, content("track")).start()
+        stage = Stage(content("workspace"), output_dir.name, making, settings, tracking=content("track")).start()
         stage.finish({"imported_from": origin, "noise_prediction_error": error})
     return True
 

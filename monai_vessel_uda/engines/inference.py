@@ -38,11 +38,12 @@ def native_probabilities(
         yield to_size(probability, image_size(item["image"]))[0]
 
 
-def to_size(image: Tensor, size: Sequence[int]) -> Tensor:
-    """Bilinear resize of (1, height, width) to ``size``."""
-    if tuple(image.shape[1:]) == tuple(size):
-        return image
-    return F.interpolate(image[None], size=tuple(size), mode="bilinear", align_corners=False, antialias=True)[0]
+def to_size(probability: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinear resize of (1, height, width) to ``size``; stays within [0, 1], which rounding may leave."""
+    if tuple(probability.shape[1:]) == tuple(size):
+        return probability
+    resized = F.interpolate(probability[None], size=tuple(size), mode="bilinear", align_corners=False, antialias=True)
+    return resized[0].clamp_(0, 1)
 
 
 def evaluate_segmenter(

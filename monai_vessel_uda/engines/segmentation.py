@@ -111,7 +111,7 @@ class SaveVesselsOfLogitsd(Transform):
         background, vessel = data["pred"].as_subclass(Tensor).cpu().float()
         # the softmax of two classes, in the memory of the logits: this is the peak of a large image
         working = vessel.sub_(background).sigmoid_().mul_(data["fov"][0].cpu())[None]
-        probability = to_size(working, original.array.shape[:2])[0].clamp_(0, 1).numpy()
+        probability = to_size(working, original.array.shape[:2])[0].numpy()
         mask = probability >= self.threshold
         place, stem = self._place(path), image_stem(path)
         write_like(mask, place / f"{stem}_vessels{self._suffix(path)}", original)

@@ -1,17 +1,19 @@
-"""What every stage does around its work: a folder, a record of its settings, a mark that it is finished."""
+"""What every stage does around its work: a folder, a record of what determines the result, a mark at the end."""
 
+import hashlib
+import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..files import check_path, load_json, save_json
+from ..files import check_path, load_json, save_json, sha256
 from .tracking import StageTracker
 
 MARK = "stage.json"
 """Written when a stage is finished."""
-BEGUN = "settings.json"
+BEGUN = "begun.json"
 """Written when a stage begins."""
 
 
@@ -23,6 +25,7 @@ class Stage:
         name: name of the stage.
         output_dir: where the stage writes.
         settings: what determines its result; a finished stage is skipped only if these are the same.
+        inputs: what it reads of other stages, weights or folders of pairs; made otherwise, this stage is out of date.
         tracking: log to MLflow.
     """
 
@@ -32,51 +35,53 @@ class Stage:
         name: str,
         output_dir: str | Path,
         settings: Mapping[str, Any],
+        inputs: Sequence[str | Path] = (),
         tracking: bool = True,
     ) -> None:
         self.name, self.output_dir = name, Path(output_dir)
-        self.settings = _plain(settings)
+        self.settings, self.inputs = _plain(settings), inputs
         self.tracker = StageTracker(workspace, name, self.settings, tracking, self.output_dir / "losses.csv")
         self._started, self._continued = time.time(), False
+        self._known: dict[str, Any] = {"settings": self.settings, "inputs": {}}
 
     def finished(self) -> bool:
-        """Whether the stage was run to its end with these settings.
+        """Whether the stage was run to its end with these settings and inputs.
 
         Raises:
-            InputError: it was run with other settings.
+            InputError: it was run with others.
         """
-        return is_finished(self.output_dir, self.settings)
+        return is_finished(self.output_dir, self.settings, self.inputs)
 
     def start(self) -> "Stage":
         """Make the folder and open the tracked run.
 
         Raises:
-            InputError: an unfinished run with other settings lies there, which this one would continue; or the
-                tracking store does not answer.
+            InputError: an unfinished run with other settings or inputs lies there, which this one would continue; or
+                the tracking store does not answer.
         """
         check_path(self.output_dir)
         begun = self.output_dir / BEGUN
         self._continued = begun.exists()
-        if self._continued:
-            _check_same(self.output_dir, load_json(begun), self.settings, "begun")
-        save_json(self.settings, begun)
+        check_begun(self.output_dir, self.settings, self.inputs)
+        self._known["inputs"] = identities(self.inputs)
+        save_json(self._known, begun)
         self._started = time.time()
         self.tracker.start()
         return self
 
     def finish(self, results: Mapping[str, Any] | None = None) -> None:
-        """Drop the checkpoint, mark the stage finished, close the tracked run with the stage's pictures.
+        """Mark the stage finished, drop the checkpoint, close the tracked run with the stage's pictures.
 
         The seconds in the mark are those since the last start; ``continued`` says that there was one before.
         """
-        (self.output_dir / "checkpoint.pt").unlink(missing_ok=True)
         seconds = round(time.time() - self._started, 1)
+        record = {"stage": self.name, **self._known, "seconds": seconds, "continued": self._continued}
+        save_json({**record, "results": _plain(results or {})}, self.output_dir / MARK)
+        (self.output_dir / "checkpoint.pt").unlink(missing_ok=True)  # not before: a slow upload may be interrupted
         for picture in sorted(self.output_dir.glob("*.png")):
             self.tracker.log_file(picture)
         self.tracker.log_metrics({"seconds": seconds})
         self.tracker.finish()
-        record = {"stage": self.name, "settings": self.settings, "seconds": seconds, "continued": self._continued}
-        save_json({**record, "results": _plain(results or {})}, self.output_dir / MARK)
 
 
 def tracking_handler(stage: Stage) -> StageTracker:
@@ -84,20 +89,58 @@ def tracking_handler(stage: Stage) -> StageTracker:
     return stage.tracker
 
 
-def is_finished(output_dir: str | Path, settings: Mapping[str, Any]) -> bool:
-    """Whether ``output_dir`` holds a stage finished with ``settings``; raises InputError if with others."""
+def is_finished(output_dir: str | Path, settings: Mapping[str, Any], inputs: Sequence[str | Path] = ()) -> bool:
+    """Whether ``output_dir`` holds a stage finished with these settings and inputs; InputError if with others."""
     mark = Path(output_dir) / MARK
     if not mark.exists():
         return False
-    _check_same(output_dir, load_json(mark)["settings"], _plain(settings), "finished")
+    _check_same(output_dir, load_json(mark), settings, inputs, "finished")
     return True
 
 
-def _check_same(output_dir: str | Path, before: Mapping[str, Any], now: Mapping[str, Any], state: str) -> None:
+def check_begun(output_dir: str | Path, settings: Mapping[str, Any], inputs: Sequence[str | Path] = ()) -> None:
+    """Raise InputError if a stage, finished or not, was begun in ``output_dir`` with other settings or inputs."""
+    begun = Path(output_dir) / BEGUN
+    if not is_finished(output_dir, settings, inputs) and begun.exists():
+        _check_same(output_dir, load_json(begun), settings, inputs, "begun")
+
+
+def identities(inputs: Sequence[str | Path]) -> dict[str, str]:
+    """What tells each input from one made otherwise: the hash of weights, or of what determined a stage's pairs.
+
+    Inputs that no record is kept of, such as pairs of the user's own, are left out.
+    """
+    found = {}
+    for path in map(Path, inputs):
+        mark = path.parent / MARK
+        if path.is_file():
+            described = path.with_suffix(".json")
+            found[f"{path.parent.name}/{path.name}"] = (
+                load_json(described)["sha256"] if described.exists() else sha256(path)
+            )
+        elif mark.exists():
+            record = load_json(mark)
+            text = json.dumps([record["settings"], record.get("inputs", {})], sort_keys=True)
+            found[f"{path.parent.name}/{path.name}"] = hashlib.sha256(text.encode()).hexdigest()
+    return found
+
+
+def _check_same(
+    output_dir: str | Path,
+    record: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    inputs: Sequence[str | Path],
+    state: str,
+) -> None:
+    before, now = record["settings"], _plain(settings)
     changed = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
     if changed:
         differences = ", ".join(f"{key}: {before.get(key)!r} then, {now.get(key)!r} now" for key in changed)
         raise InputError(f"{output_dir}: this stage was {state} with other settings ({differences}); delete the folder")
+    read, there = record.get("inputs", {}), identities(inputs)
+    other = sorted(name for name in read.keys() & there.keys() if read[name] != there[name])
+    if other:
+        raise InputError(f"{output_dir}: this stage was {state} with another {', '.join(other)}; delete the folder")
 
 
 def _plain(value: Any) -> Any:

@@ -11,6 +11,7 @@ from monai.data import CacheDataset, PersistentDataset
 from monai.data.utils import json_hashing
 from monai.transforms import Compose
 
+from .. import __version__
 from ..data.manifest import datalist
 from .dictionary import PatchCentresd, RetinalCompose
 from .preprocessing import Variant, source_transforms, target_transforms
@@ -51,7 +52,9 @@ def prepared_images(
     items: Any = datalist(manifest, name)
     transform: Compose = RetinalCompose(chain)
     if cache_dir is not None:
-        key = json.dumps([record, variant if name == "source" else "target", patch_size], sort_keys=True, default=str)
+        key = json.dumps(
+            [__version__, record, variant if name == "source" else "target", patch_size], sort_keys=True, default=str
+        )
         folder = Path(cache_dir) / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
         items = PersistentDataset(items, transform, folder, hash_func=json_hashing)
         transform = RetinalCompose([])

@@ -115,7 +115,7 @@ def test_properties(name, config, folders, adapted, phantoms, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     workspace = shutil.copytree(adapted, tmp_path / "workspace")
     for stage in ("ddpm_target", "segmenters/mined", "co_optimization"):
-        for mark in ("stage.json", "settings.json"):
+        for mark in ("stage.json", "begun.json"):
             (workspace / "stages" / stage / mark).unlink(missing_ok=True)
     root = bundles_folder() / name if name != "vessel_segmentation" else workspace / name
     places = {"supervised": phantoms["supervised"], "images": phantoms["evaluation"] / "images"}

@@ -118,8 +118,35 @@ def test_finished_stages_are_skipped(adapted, tmp_path, caplog):
 
 def test_other_settings_for_a_finished_stage_are_refused(adapted, tmp_path):
     workspace = Path(shutil.copytree(adapted, tmp_path / "other"))
+    before = (workspace / "settings.json").read_text()
     with pytest.raises(InputError, match="iterations: 4 then, 6 now"):
         pipeline.adapt(workspace, "demo", {**TINY, "iterations": 6}, device="cpu")
+    with pytest.raises(InputError, match="rounds: 2 then, 3 now"):  # of the last stage, before the first is looked at
+        pipeline.adapt(workspace, "demo", {**TINY, "rounds": 3}, device="cpu")
+    assert (workspace / "settings.json").read_text() == before
+
+
+def test_what_was_made_from_weights_that_are_others_now_is_refused(adapted, tmp_path):
+    workspace = Path(shutil.copytree(adapted, tmp_path / "other"))
+    shutil.rmtree(workspace / "stages" / "ddpm_source")
+    shutil.copytree(workspace / "stages" / "ddpm_target", workspace / "stages" / "ddpm_source")
+    mark = workspace / "stages" / "ddpm_source" / "stage.json"
+    shutil.copy2(adapted / "stages" / "ddpm_source" / "stage.json", mark)
+    with pytest.raises(InputError, match="latent_mining: .* finished with another ddpm_source/weights.pt"):
+        pipeline.adapt(workspace, "demo", {**TINY, "track": False}, device="cpu")
+
+
+def test_masks_that_were_corrected_after_preparing_are_noticed(adapted, phantoms, tmp_path):
+    copies = {name: Path(shutil.copytree(folder, tmp_path / name)) for name, folder in phantoms.items()}
+    text = (adapted / "manifest.json").read_text()
+    for name, folder in copies.items():
+        text = text.replace(str(phantoms[name]), str(folder))
+    workspace = Path(shutil.copytree(adapted, tmp_path / "other"))
+    (workspace / "manifest.json").write_text(text)
+    first, second = sorted((copies["evaluation"] / "labels").glob("*.png"))[:2]
+    shutil.copy(second, first)
+    with pytest.raises(InputError, match=first.name):
+        pipeline.adapt(workspace, "demo", {**TINY, "track": False}, device="cpu")
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,13 @@
+import shutil
+
 import pytest
+import torch
+from torch import nn
 
 from monai_vessel_uda.engines.rounds import candidate_weights
 from monai_vessel_uda.engines.segmentation import images_to_evaluate, images_to_segment, model_transforms
 from monai_vessel_uda.engines.stage import Stage, is_finished
+from monai_vessel_uda.engines.weights import save_weights
 from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.files import load_json
 
@@ -31,8 +36,40 @@ def test_an_unfinished_stage_is_not_continued_with_other_settings(tmp_path):
     again = stage(tmp_path, t0=5).start()
     again.finish()
     assert load_json(first.output_dir / "stage.json")["continued"] is True
+    (first.output_dir / "stage.json").unlink()
     with pytest.raises(InputError, match="begun with other settings .*t0: 5 then, 6 now"):
         stage(tmp_path, t0=6).start()
+
+
+def test_a_stage_whose_inputs_were_made_anew_is_out_of_date(tmp_path):
+    """Weights are told by their hash, pairs by what determined their stage, wherever the workspace lies."""
+    weights, pairs = tmp_path / "ddpm_target" / "weights.pt", tmp_path / "latent_mining" / "pairs"
+    torch.manual_seed(0)
+    save_weights(nn.Linear(2, 2), weights)
+    mining = Stage(tmp_path, "latent_mining", pairs.parent, {"t0": 5}, [weights], tracking=False).start()
+    pairs.mkdir()
+    mining.finish()
+
+    def rounds(folder=tmp_path):
+        places = [folder / "ddpm_target" / "weights.pt", folder / "latent_mining" / "pairs", folder / "ours" / "pairs"]
+        return Stage(folder, "rounds", folder / "rounds", {}, places, tracking=False)
+
+    rounds().start()
+    rounds().start().finish()
+    assert rounds().finished()
+    shutil.copytree(tmp_path, tmp_path / "elsewhere")
+    assert rounds(tmp_path / "elsewhere").finished()
+
+    save_weights(nn.Linear(2, 2), weights)
+    with pytest.raises(InputError, match="finished with another ddpm_target/weights.pt; delete the folder"):
+        rounds().finished()
+    (mining.output_dir / "stage.json").unlink()
+    with pytest.raises(InputError, match="begun with another ddpm_target/weights.pt"):
+        Stage(tmp_path, "latent_mining", pairs.parent, {"t0": 5}, [weights], tracking=False).start()
+    (mining.output_dir / "begun.json").unlink()
+    Stage(tmp_path, "latent_mining", pairs.parent, {"t0": 5}, [weights], tracking=False).start().finish()
+    with pytest.raises(InputError, match="finished with another ddpm_target/weights.pt, latent_mining/pairs"):
+        rounds().finished()
 
 
 def test_candidates_that_exist_in_order_of_preference(tmp_path):
