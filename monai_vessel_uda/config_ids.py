@@ -4,7 +4,7 @@ import difflib
 import inspect
 import pydoc
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _OF_MONAI = {"_target_", "_mode_", "_disabled_", "_requires_", "_desc_"}
@@ -28,13 +28,42 @@ def misspelt(key: str, configs: Sequence[Any]) -> str | None:
         'generator_def#channels'
     """
     nodes = list(configs)
-    for part in re.split("#|::", key):
+    for part in parts_of(key):
         known = set().union(*map(_names, nodes))
         if part not in known:
             close = difflib.get_close_matches(part, sorted(known), n=1)
             return key.replace(part, close[0], 1) if close else ""
         nodes = [child for node in nodes for child in _children(node, part)]
     return None
+
+
+def parts_of(key: str) -> list[str]:
+    """``generator_def#channels`` or ``generator_def::channels`` as ``["generator_def", "channels"]``."""
+    return re.split("#|::", key)
+
+
+def references(value: Any) -> set[str]:
+    """Ids that a config's value names, however deep.
+
+    Example:
+        >>> sorted(references({"a": "@one", "b": ["$@two#part + 1"]}))
+        ['one', 'two#part']
+    """
+    if isinstance(value, dict):
+        return set().union(*map(references, value.values()))
+    if isinstance(value, list):
+        return set().union(*map(references, value))
+    return set(re.findall(r"@([\w#]+)", value)) if isinstance(value, str) else set()
+
+
+def reached(config: Mapping[str, Any], key: str) -> set[str]:
+    """Ids that an id's value depends on, over any number of steps."""
+    found: set[str] = set()
+    new = references(config[key])
+    while new:
+        found |= new
+        new = set().union(*(references(config.get(parts_of(name)[0])) for name in new)) - found
+    return found
 
 
 def _names(node: Any) -> set[str]:

@@ -27,6 +27,25 @@ from .checkpoint import ResumableCheckpoint
 from .distributed import parallel, share_of_batch
 from .history import LossHistory
 
+LEFT_OF_THE_START = 0.025
+"""Largest share of the weights before the first step in a moving average at the end of a training."""
+
+
+def moving_average(network: nn.Module, momentum: float, iterations: int) -> EMAHandler:
+    r"""Moving average of a network that starts from random weights, which would otherwise spoil a short training's.
+
+    After :math:`n` steps the start still has the share :math:`(1 - m)^n`: 5 % after 30 000 steps of 1e-4.
+
+    Args:
+        network: what is averaged.
+        momentum: :math:`m`, share of the new weights at each step; raised where the start's share would be above 2.5 %.
+        iterations: :math:`n`.
+
+    Returns:
+        Ignite's handler; its ``ema_model`` is the average.
+    """
+    return EMAHandler(network, momentum=max(momentum, 1 - LEFT_OF_THE_START ** (1 / iterations)))
+
 
 class PrepareNoisePrediction:
     """Turns a batch of patches into a noise prediction task, eq. 3, for a MONAI trainer's ``prepare_batch``.

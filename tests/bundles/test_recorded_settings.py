@@ -1,11 +1,11 @@
 """A finished stage is skipped if its recorded settings are the same: they must hold whatever determines its result."""
 
-import re
-
 import pytest
 
+from monai_vessel_uda import pipeline
+from monai_vessel_uda.config_ids import reached, references
 from monai_vessel_uda.files import load_json
-from monai_vessel_uda.settings import bundles_folder
+from monai_vessel_uda.settings import bundles_folder, resolve_settings
 
 STAGES = ("ddpm_pretrain/train", "latent_mining/mine", "latent_mining/train", "co_optimization/train")
 DO_NOT_DETERMINE_THE_RESULT = {
@@ -18,24 +18,6 @@ DO_NOT_DETERMINE_THE_RESULT = {
 }
 FIXED = {"spatial_dims", "in_channels", "out_channels"}
 """Parts of a network's definition that the method prescribes."""
-
-
-def references(value):
-    """Ids that a config's value names, however deep."""
-    if isinstance(value, dict):
-        return set().union(*map(references, value.values()))
-    if isinstance(value, list):
-        return set().union(*map(references, value))
-    return set(re.findall(r"@([\w#]+)", value)) if isinstance(value, str) else set()
-
-
-def reached(config):
-    """Ids that the recorded settings depend on, over any number of steps."""
-    found, new = set(), references(config["settings"])
-    while new:
-        found |= new
-        new = set().union(*(references(config.get(name.split("#")[0])) for name in new)) - found
-    return found
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -55,4 +37,35 @@ def test_whatever_determines_a_stage_is_recorded(name):
         for part in value
         if not part.startswith("_") and part not in FIXED
     }
-    assert (plain | parts) - reached(config) - DO_NOT_DETERMINE_THE_RESULT == set()
+    assert (plain | parts) - reached(config, "settings") - DO_NOT_DETERMINE_THE_RESULT == set()
+
+
+def recorded(preset, **overrides):
+    """Settings that each stage of an adaptation would record."""
+    found = []
+    for step in pipeline.stages(baselines=False, upper_bound=False):
+        parser = pipeline.stage_workflow("workspace", step, resolve_settings(preset, {"seed": 0, **overrides})).parser
+        parser.parse(True)
+        found.append(parser.get_parsed_content("settings"))
+    return found
+
+
+@pytest.mark.parametrize("preset", ["full", "small", "demo"])
+def test_presets_need_no_overrides_besides_the_settings(preset):
+    assert not any("overrides" in settings for settings in recorded(preset))
+
+
+def test_parts_of_definitions_that_no_setting_shows_are_recorded():
+    of_schedule, of_loss, plain = (
+        recorded("demo", **overrides)
+        for overrides in (
+            {"schedule#beta_end": 0.01},
+            {"generator_loss::dilation": "$1 + 1", "inferer#mode": "constant"},
+            {"augmentation#noise": 0.1, "num_workers": 2, "generator_def#num_res_blocks": 1},
+        )
+    )
+    source, target, mining, *segmenters, rounds = of_schedule
+    assert all(s["overrides"] == {"schedule.beta_end": "0.01"} for s in (source, target, mining, rounds))
+    assert not any("overrides" in settings for settings in segmenters)
+    assert of_loss[-1]["overrides"] == {"generator_loss.dilation": '"$1 + 1"', "inferer.mode": '"constant"'}
+    assert not any("overrides" in settings for settings in plain)

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from ignite.handlers import EMAHandler
 from monai.losses import DiceCELoss
 from monai.networks.nets import UNet
@@ -12,6 +12,7 @@ from monai_vessel_uda.diffusion.ddim import seeded_noise
 from monai_vessel_uda.engines.trainers import (
     PrepareNoisePrediction,
     PrepareSegmentation,
+    moving_average,
     noise_trainer,
     segmentation_trainer,
 )
@@ -80,6 +81,18 @@ def test_noise_is_learnt(patches, tmp_path):
     losses = [float(row.split(",")[1]) for row in rows[1:]]
     assert len(losses) == 3
     assert losses[-1] < losses[0] / 2
+
+
+@pytest.mark.parametrize(("momentum", "iterations", "left"), [(0.1, 60, 0.9**60), (1e-4, 30, 0.025), (1e-4, 1, 0.025)])
+def test_an_average_forgets_the_random_start(momentum, iterations, left):
+    network = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(network.weight)
+    ema = moving_average(network, momentum, iterations)
+    trainer = Engine(lambda engine, batch: None)
+    ema.attach(trainer)
+    nn.init.zeros_(network.weight)
+    trainer.run([0] * iterations, max_epochs=1)
+    assert float(ema.ema_model.weight.detach()) == pytest.approx(left, rel=1e-3)
 
 
 @pytest.mark.parametrize("stop_after", [7, 20, 33])

@@ -12,8 +12,8 @@ HEAD = """# Speed and memory
 Written by `python -m tests.benchmarks.speed` (extras `test`, `onnx`, `benchmark`) from `speed_cpu.csv` and, where it
 was run, `speed_cuda.csv`; `--report` renders it again. Variants of one table were measured in turn (A, B, A, B, …) in
 one process. A figure is the median, in brackets are the quartiles; a ratio's are those of the ratios of measurements
-made one after the other. Networks have untrained weights: speed does not depend on them. Load: running threads of the whole
-machine, averaged over a minute; after a section, more than its own threads means that it was not alone.
+made one after the other. Networks have untrained weights: speed does not depend on them. Load: running threads of the
+whole machine, averaged over a minute; after a section, more than its own threads means that it was not alone.
 """
 Columns = Mapping[str, tuple[str, float]]
 """Metric: heading of its column, and what its values are multiplied with."""
