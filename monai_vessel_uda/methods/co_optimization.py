@@ -127,6 +127,7 @@ class CoOptimization:
             raise InputError(f"threshold: expected 'auto', a number or null, got {self.threshold!r}")
         self.output_dir, self.mined = Path(self.output_dir), Path(self.mined)
         self._save_weights = once(self.save_weights)
+        self._seen: dict[int, list[Tensor]] = {}
         self._untrained = copy.deepcopy(self.segmenter.state_dict())
 
     def engine(self) -> Engine:
@@ -156,7 +157,8 @@ class CoOptimization:
         measures: dict[str, Any] = {}
         for name, path in self.candidates.items():
             self.load_weights(self.segmenter.to(self.device), path)
-            measures[name] = self._measure_segmenter(f"measuring {name} without masks")
+            seen = self._segmented(self.segmenter, f"measuring {name} without masks")
+            measures[name] = self._measure_segmenter(self.segmenter, seen)
         chosen, scores = choose(measures)
         self.load_weights(self.segmenter, self.candidates[chosen])
         description = {"round": 0, "started_from": chosen, "threshold": measures[chosen]["threshold"]}
@@ -167,12 +169,10 @@ class CoOptimization:
     def run_round(self, k: int) -> dict[str, Any]:
         """One round, see the module's head."""
         folder = self._folder(k)
-        self.load_weights(self.segmenter.to(self.device), self._folder(k - 1) / "segmenter" / "weights.pt")
         items = self._pseudo_labelled(k, folder)
-        self._fine_tune(k, folder, items)
         regenerate_pairs(
             self.mining,
-            self.generator,
+            self._fine_tune(k, folder, items),
             Path(self.mined),
             self._intensity,
             start=self.start,
@@ -182,11 +182,12 @@ class CoOptimization:
             device=self.device,
             label=f"round {k}: generating",
         )
-        generated = self._measure_generated(ShardedPairs(str(folder / "pairs")))
-        self._refine(k, folder)
-        measures = {**self._measure_segmenter(f"round {k}: measuring without masks"), **generated}
+        judge = self._segmenter_of(k - 1)  # which was not trained on these images
+        generated = self._measure_generated(judge, ShardedPairs(str(folder / "pairs")))
+        refined = self._refine(k, folder)
+        measures = {**self._measure_segmenter(refined, self._probabilities(k)), **generated}
         described = {**self.description, "round": k, "threshold": measures["threshold"]}
-        self._save_weights(self.segmenter, folder / "segmenter" / "weights.pt", described)
+        self._save_weights(refined, folder / "segmenter" / "weights.pt", described)
         record = {"round": k, "measures": measures, "vessel_fraction_pseudo": _fraction(items)}
         once(save_json)(record, folder / "measures.json")
         if self.on_round is not None:
@@ -204,7 +205,6 @@ class CoOptimization:
             after["worse_than_before"] = pair["after"] < pair["before"]
             if after["worse_than_before"]:
                 logger.warning("round %d made the label-free measures worse", after["round"])
-        self.load_weights(self.segmenter, self._folder(int(best)) / "segmenter" / "weights.pt")
         description = {
             **self.description,
             "round": int(best),
@@ -212,7 +212,7 @@ class CoOptimization:
             "chosen_by": "label-free measures",
             "scores": scores,
         }
-        self._save_weights(self.segmenter, Path(self.output_dir) / "weights.pt", description)
+        self._save_weights(self._segmenter_of(int(best)), Path(self.output_dir) / "weights.pt", description)
         summary = {"rounds": records, "exported_round": int(best), "started_from": records[0]["started_from"]}
         once(save_json)(summary, Path(self.output_dir) / "rounds.json")
         return summary
@@ -221,7 +221,7 @@ class CoOptimization:
         """Step 1: the target items with their pseudo-masks, and with fewer ``centres`` if only sure patches count."""
         path, sure = folder / "pseudo_masks.pt", folder / "confident_centres.pt"
         if not path.exists():
-            probabilities, threshold = self._probabilities(k)
+            probabilities, threshold = self._last_probabilities(k)
             masks = pseudo_masks(probabilities, threshold)
             once(self._save_confident)(probabilities, masks, sure)
             once(save_tensors)([mask if self.threshold is None else mask.byte() for mask in masks], path)
@@ -230,29 +230,40 @@ class CoOptimization:
             items = [{**item, "centres": centres} for item, centres in zip(items, load_tensors(sure), strict=True)]
         return items
 
-    def _probabilities(self, k: int) -> tuple[list[Tensor], float | None]:
-        """Of the target images by the last segmenters, and the threshold from which on they count as vessel."""
+    def _last_probabilities(self, k: int) -> tuple[list[Tensor], float | None]:
+        """Mean probabilities of the target images by the segmenters before round k, and where to cut them."""
         last = range(max(0, k - self.ensemble), k)
-        images, sums = [item["image"] for item in self.target], None
-        for j in last:
-            self.load_weights(self.segmenter, self._folder(j) / "segmenter" / "weights.pt")
-            shared = shared_vessel_probabilities(self.segmenter, images, self.inferer)
-            found = list(track(shared, f"round {k}: pseudo-masks", len(images)))
-            sums = found if sums is None else [a + b for a, b in zip(sums, found, strict=True)]
+        found = [self._probabilities(j) for j in last]
+        self._seen = {j: seen for j, seen in self._seen.items() if j > k - self.ensemble}  # what round k + 1 needs
         if self.threshold == "auto":
             own = [load_json(self._folder(j) / "measures.json")["measures"]["threshold"] for j in last]
             threshold: float | None = sum(own) / len(own)
         else:
             threshold = self.threshold  # type: ignore[assignment]
-        return [p / len(last) for p in sums or []], threshold
+        return [sum(of_one) / len(last) for of_one in zip(*found, strict=True)], threshold  # type: ignore[misc]
+
+    def _probabilities(self, k: int) -> list[Tensor]:
+        """Of the target images by the segmenter of round k, for its measures and the next round's pseudo-masks."""
+        if k not in self._seen:
+            self._seen[k] = self._segmented(self._segmenter_of(k), f"round {k}: segmenting the target")
+        return self._seen[k]
+
+    def _segmented(self, segmenter: nn.Module, label: str) -> list[Tensor]:
+        images = [item["image"] for item in self.target]
+        return list(track(shared_vessel_probabilities(segmenter, images, self.inferer), label, len(images)))
+
+    def _segmenter_of(self, k: int) -> nn.Module:
+        """``self.segmenter`` with the weights of round k."""
+        self.load_weights(self.segmenter.to(self.device), self._folder(k) / "segmenter" / "weights.pt")
+        return self.segmenter
 
     def _save_confident(self, probabilities: Sequence[Tensor], masks: Sequence[Tensor], path: Path) -> None:
         if self.confident is not None:
             known = zip(probabilities, masks, self.target, strict=True)
             save_tensors([self.confident(p, m, item.get("centres", torch.ones_like(m))) for p, m, item in known], path)
 
-    def _fine_tune(self, k: int, folder: Path, items: Sequence[Mapping[str, Any]]) -> None:
-        """Step 2; leaves the EMA weights in ``self.generator``."""
+    def _fine_tune(self, k: int, folder: Path, items: Sequence[Mapping[str, Any]]) -> nn.Module:
+        """Step 2; returns ``self.generator`` with the EMA weights."""
         path = folder / "generator" / "weights.pt"
         if not path.exists():
             before = self.generator_weights if k == 1 else self._folder(k - 1) / "generator" / "weights.pt"
@@ -270,45 +281,44 @@ class CoOptimization:
             self._save_weights(ema.ema_model, path, {"round": k, **learnt})
             (path.parent / "checkpoint.pt").unlink(missing_ok=True)
         self.load_weights(self.generator.to(self.device), path)
+        return self.generator
 
-    def _refine(self, k: int, folder: Path) -> None:
-        """Step 4; leaves the refined weights in ``self.segmenter``."""
+    def _refine(self, k: int, folder: Path) -> nn.Module:
+        """Step 4; returns ``self.segmenter`` with the refined weights."""
         path = folder / "segmenter" / "weights.pt"
         if not path.exists():
+            segmenter = self._segmenter_of(k - 1)
             if self.reinitialise:
-                self.segmenter.load_state_dict(self._untrained)
+                segmenter.load_state_dict(self._untrained)
             folders = [folder / "pairs", *([self.mined] if self.with_mined else [])]
             pairs: list[Any] = [ShardedPairs(str(place)) for place in folders]
             dataset = PatchDataset(ConcatDataset(pairs), self.pair_transform, stable_seed(self.seed, "refine", k))
             self.train_segmenter(
-                network=self.segmenter,
+                network=segmenter,
                 dataset=dataset,
                 output_dir=path.parent,
                 label=f"round {k}: refining the segmenter",
             ).run()
-            self._save_weights(self.segmenter, path, {**self.description, "round": k})
+            self._save_weights(segmenter, path, {**self.description, "round": k})
             (path.parent / "checkpoint.pt").unlink(missing_ok=True)
-        self.load_weights(self.segmenter, path)
+        return self._segmenter_of(k)
 
-    def _measure_segmenter(self, label: str) -> dict[str, float]:
+    def _measure_segmenter(self, segmenter: nn.Module, probabilities: Sequence[Tensor]) -> dict[str, float]:
         return measure_segmenter(
-            self.segmenter,
+            segmenter,
             self.target,
+            probabilities,
             self.inferer,
             source_masks=self._source_masks,
             patch_transform=self.patch_transform,
             seed=self.seed,
-            label=label,
         )
 
-    def _measure_generated(self, pairs: ShardedPairs) -> dict[str, float]:
-        """How real the generated images look, and whether they show the masks they were made from.
-
-        Judged by the segmenter of the round before, which was not trained on them.
-        """
+    def _measure_generated(self, judge: nn.Module, pairs: ShardedPairs) -> dict[str, float]:
+        """How real the generated images look, and whether a segmenter sees the masks that they were made from."""
         chosen = pairs[:: max(1, len(pairs) // self.measured_patches)][: self.measured_patches]
         images, masks = (torch.stack([pair[key] for pair in chosen]) for key in ("image", "label"))
-        seen = torch.stack(list(shared_vessel_probabilities(self.segmenter, list(images), self.inferer)))
+        seen = torch.stack(list(shared_vessel_probabilities(judge, list(images), self.inferer)))
         real = self._real_patches
         intensity = intensity_distances(images.numpy(), real.numpy())
         return {

@@ -29,6 +29,7 @@ MIRRORS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
 def measure_segmenter(
     network: nn.Module,
     items: Sequence[Mapping[str, Any]],
+    probabilities: Sequence[Tensor],
     inferer: Inferer,
     *,
     source_masks: Tensor,
@@ -36,27 +37,25 @@ def measure_segmenter(
     seed: int,
     views: Sequence[tuple[int, ...]] = MIRRORS,
     consistency_images: int = 8,
-    label: str = "measuring without masks",
 ) -> dict[str, float]:
     r"""Label-free measures of a segmenter on target images.
 
     Args:
         network: the segmenter.
         items: prepared target items with ``image`` and ``fov``; labels are not looked at.
-        inferer: sliding window.
+        probabilities: of vessel in these images, by the segmenter.
+        inferer: sliding window, for their flips.
         source_masks: patches of source masks at the working resolution, shape (patch, 1, \*spatial).
         patch_transform: random patch of an (image, label) item, of the size of ``source_masks``.
         seed: of the patches in which predicted masks are compared with the source's.
         views: flips compared for consistency.
         consistency_images: images (the first ones) used for it, since every view costs one more inference.
-        label: name in progress lines.
 
     Returns:
         ``threshold`` (of :func:`calibrated_threshold`) and, of the masks at this threshold, ``boundary_contrast``,
         ``mask_prior_distance``, ``consistency``, ``uncertain_band_px``, ``prediction_entropy``, ``vessel_fraction``.
     """
     images = [item["image"] for item in items]
-    probabilities = list(track(shared_vessel_probabilities(network, images, inferer), label, len(images)))
     threshold, contrast = best_threshold(images, probabilities, _fovs(items))
     masks = [(p >= threshold).float() for p in probabilities]
     patches = PatchDataset(with_masks(items, masks), patch_transform, stable_seed(seed, "predicted masks"))

@@ -128,10 +128,10 @@ def regenerate_pairs(
         places = (divmod(number % available, batch_size) for number in numbers)
         return torch.stack([sources[shard][key][place] for shard, place in places])
 
-    def shard(numbers: Sequence[int], start: str) -> dict[str, Tensor]:
+    def shard(numbers: Sequence[int], kind: str) -> dict[str, Tensor]:
         mask = mined_tensors(numbers, "label").float().to(device)
         draws = [round_number * max(count, available) + number for number in numbers]
-        if start == "latents":
+        if kind == "latents":
             latents = mined_tensors(numbers, "latent").to(device)
             image = mining.decode(eps_b, latents, mask, [DRAWS_FROM_LATENTS + draw for draw in draws])
         else:
@@ -141,12 +141,10 @@ def regenerate_pairs(
         return {"label": mask.byte(), "image": image, "corrected": corrected}
 
     _move_to(device, eps_b)
-    if start == "both":
-        write_shards(partial(shard, start="latents"), output_dir, count, batch_size, f"{label} from latents")
-        return write_shards(
-            partial(shard, start="noise"), output_dir, count, batch_size, f"{label} from noise", prefix="noise_"
-        )
-    return write_shards(partial(shard, start=start), output_dir, count, batch_size, label)
+    kinds = {"latents": "", "noise": "noise_"} if start == "both" else {start: ""}
+    for kind, prefix in kinds.items():
+        write_shards(partial(shard, kind=kind), output_dir, count, batch_size, f"{label} from {kind}", prefix)
+    return Path(output_dir)
 
 
 def check_start(start: str, mining: LatentMining) -> None:

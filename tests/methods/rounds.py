@@ -110,7 +110,7 @@ class Rounds:
         self.log.append((step, {"from": float(parameter.detach()), **details}))
 
     def _infer(self, inputs, network):
-        self._note("segment", network.level)
+        self._note("segment", network.level, side=inputs.shape[-1])
         return network(inputs)
 
     def _train_generator(self, *, network, dataset, ema, output_dir, label):

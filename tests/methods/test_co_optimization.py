@@ -50,6 +50,16 @@ def test_a_round_starts_from_the_networks_of_the_round_before(finished):
     assert not list((finished.folder / "rounds").rglob("checkpoint.pt")), "a finished training needs none"
 
 
+@pytest.mark.parametrize("ensemble", [1, 2])
+def test_no_segmenter_looks_twice_at_the_same_target_image(tmp_path, ensemble):
+    rounds = Rounds(tmp_path, ensemble=ensemble)
+    rounds.run()
+    whole = [details for details in rounds.of("segment") if details["side"] == 24]
+    upright, flipped = len(rounds.target), 3 * len(rounds.target)
+    start, pseudo_masks_of_the_start = upright + flipped, upright
+    assert len(whole) == start + pseudo_masks_of_the_start + 2 * (upright + flipped)
+
+
 def test_the_segmenter_trained_from_scratch_in_each_round(tmp_path):
     rounds = Rounds(tmp_path, refinements=(RIGHT - UNTRAINED, RIGHT - UNTRAINED), reinitialise=True)
     rounds.run()

@@ -6,6 +6,7 @@ from torch import nn
 from monai_vessel_uda.data.patches import RandPatchd, RandSymmetryd
 from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.methods.label_free import choose, measure_segmenter
+from monai_vessel_uda.methods.prediction import vessel_probabilities
 
 
 class Threshold(nn.Module):
@@ -38,17 +39,20 @@ def stripes(count, seed):
     return items
 
 
+def inferer(images, network):
+    return network(images)
+
+
 def test_the_segmenter_with_plausible_masks_is_chosen():
     target = stripes(6, 0)
     source_masks = torch.stack([item["mask"][:, :32, :32] for item in stripes(40, 1)])
     transform = Compose([RandPatchd(["image", "label"], (32, 32)), RandSymmetryd(["image", "label"])])
     candidates = {"thick": Threshold(0, 2), "empty": Threshold(5), "noisy": Threshold(-0.55), "right": Threshold(0)}
-    measures = {
-        name: measure_segmenter(
-            network, target, lambda x, net: net(x), source_masks=source_masks, patch_transform=transform, seed=0
-        )
-        for name, network in candidates.items()
-    }
+    measures = {}
+    for name, network in candidates.items():
+        seen = list(vessel_probabilities(network, [item["image"] for item in target], inferer))
+        options = {"source_masks": source_masks, "patch_transform": transform, "seed": 0}
+        measures[name] = measure_segmenter(network, target, seen, inferer, **options)
     best, scores = choose(measures)
     assert best == "right", measures
     assert min(scores, key=scores.get) != "right"
