@@ -61,7 +61,7 @@ def evaluate_segmenter(
 
     Args:
         network: segmenter.
-        items: with ``image`` and ``label``, the paths.
+        items: with ``image`` and ``label``, the paths, ``dataset`` and ``group``, the patient.
         transform: the target's preprocessing; must not need the label.
         inferer: sliding window.
         output: JSON file to write the result to.
@@ -79,7 +79,8 @@ def evaluate_segmenter(
         fov = read_mask(item["fov"]) if item.get("fov") else None
         rows.append(score_image(probability.numpy(), mask, fov, threshold))
     per_image = [{"id": str(item["id"]), "scores": row} for item, row in zip(items, rows, strict=True)]
-    result = {"per_image": per_image, "summary": summarise(rows, seed=seed), "threshold": threshold}
+    patients = [(item["dataset"], item["group"]) for item in items]
+    result = {"per_image": per_image, "summary": summarise(rows, seed, groups=patients), "threshold": threshold}
     if output is not None:
         save_json(result, output)
     return result

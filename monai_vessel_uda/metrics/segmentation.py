@@ -32,7 +32,7 @@ give larger numbers.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -105,14 +105,18 @@ def centreline_dice(prediction: NDArray[np.bool_], reference: NDArray[np.bool_])
     return float(2 * precision * sensitivity / total) if total > 0 else 0.0
 
 
-def summarise(per_image: Sequence[Scores], seed: int = 0, n_boot: int = 1000) -> dict[str, dict[str, float]]:
+def summarise(
+    per_image: Sequence[Scores], seed: int = 0, n_boot: int = 1000, groups: Sequence[Hashable] | None = None
+) -> dict[str, dict[str, float]]:
     """Mean of each score over images, with a 95 % bootstrap percentile interval.
 
-    Images are drawn with replacement; all metrics see the same draws. An image on which a score is NaN is
-    left out for that score, and ``n`` says how many were left.
+    Groups of images (patients) are drawn with replacement; all metrics see the same draws. An image on which a score
+    is NaN is left out for that score, and ``n`` says how many were left.
 
     Args:
         per_image: one dictionary per image, all with the same keys and float values.
+        groups: which patient each image is of: two eyes of one are not two independent images. By default each image
+            is a group of its own.
         seed: of the bootstrap; the same seed gives the same interval.
         n_boot: number of bootstrap samples.
 
@@ -120,7 +124,8 @@ def summarise(per_image: Sequence[Scores], seed: int = 0, n_boot: int = 1000) ->
         ``{metric: {"mean", "low", "high", "n"}}``; NaN where no image defines the metric.
 
     Raises:
-        InputError: if the list is empty, keys differ between images, or a value is not a number.
+        InputError: if the list is empty, keys differ between images, a value is not a number, or there are not as many
+            groups as images.
 
     Example:
         >>> summarise([{"dice": 0.5}, {"dice": 0.5}])["dice"]
@@ -129,8 +134,13 @@ def summarise(per_image: Sequence[Scores], seed: int = 0, n_boot: int = 1000) ->
     keys, values = _as_table(per_image, "per_image")
     valid = np.isfinite(values)
     filled = np.where(valid, values, 0.0)
-    n = len(values)
-    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_boot)
+    if groups is not None and len(groups) != len(values):
+        raise InputError(f"groups: expected one for each of {len(values)} images, received {len(groups)}")
+    group_of = range(len(values)) if groups is None else groups
+    number = {group: i for i, group in enumerate(dict.fromkeys(group_of))}
+    n = len(number)
+    drawn_groups = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_boot)
+    counts = drawn_groups[:, [number[group] for group in group_of]]
     means = _divide(counts @ filled, counts @ valid)
     centre = _divide(filled.sum(axis=0), valid.sum(axis=0))
     summary = {}

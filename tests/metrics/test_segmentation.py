@@ -181,6 +181,20 @@ def test_bootstrap_width_matches_the_normal_interval():
     assert summary["high"] - summary["low"] == pytest.approx(expected, rel=0.06)
 
 
+def test_two_eyes_of_a_patient_are_drawn_together():
+    """Equal eyes say no more than one, so that the interval is that of half as many images."""
+    values = np.random.default_rng(5).normal(size=100)
+    one, two = ([{"score": v} for v in np.repeat(values, eyes)] for eyes in (1, 2))
+    patients = [f"{i // 2}" for i in range(200)]
+    alone, together = summarise(one)["score"], summarise(two, groups=patients)["score"]
+    assert (together["mean"], together["n"]) == (pytest.approx(alone["mean"]), 200)
+    assert (together["low"], together["high"]) == (pytest.approx(alone["low"]), pytest.approx(alone["high"]))
+    as_if_independent = summarise(two)["score"]
+    assert as_if_independent["high"] - as_if_independent["low"] < 0.8 * (alone["high"] - alone["low"])
+    with pytest.raises(InputError, match="groups"):
+        summarise(one, groups=patients)
+
+
 def test_bootstrap_interval_covers_the_true_mean():
     rng = np.random.default_rng(11)
     covered = 0
