@@ -79,8 +79,8 @@ class PrepareNoisePrediction:
         self, batch: dict[str, Any], device: torch.device, non_blocking: bool = False, **kwargs: Any
     ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, Tensor], dict]:
         """Return (x_t, (noise, mask[, weight]), (timesteps, mask), {}): input, target, further network arguments."""
-        x_0 = batch["image"].float()
-        mask = batch["label"].float() if "label" in batch else torch.zeros_like(x_0)
+        x_0 = batch["image"].to(device, non_blocking=non_blocking).float()
+        mask = batch["label"].to(x_0, non_blocking=non_blocking) if "label" in batch else torch.zeros_like(x_0)
         generators = [torch.Generator().manual_seed(int(seed)) for seed in batch["seed"]]
         timesteps = torch.cat([torch.randint(self.timesteps, (1,), generator=g) for g in generators])
         noise = seeded_noise(x_0, generators)
@@ -89,8 +89,7 @@ class PrepareNoisePrediction:
         if self.min_snr_gamma is not None:
             ratio = self.schedule.signal_to_noise(timesteps)
             weight = [min_snr_weight(ratio, self.min_snr_gamma).float().to(device, non_blocking=non_blocking)]
-        x_t, noise, timesteps, mask = (v.to(device, non_blocking=non_blocking) for v in (x_t, noise, timesteps, mask))
-        return x_t, (noise, mask, *weight), (timesteps, mask), {}
+        return x_t, (noise, mask, *weight), (timesteps.to(device, non_blocking=non_blocking), mask), {}
 
 
 class PrepareSegmentation:
@@ -290,4 +289,5 @@ def _common(
         "max_epochs": min(iterations // iterations_per_epoch, max_epochs or iterations),
         "decollate": False,
         "optim_set_to_none": True,
+        "non_blocking": True,  # from pinned memory; nothing changes on a CPU
     }
