@@ -10,7 +10,7 @@ at once, with other seeds or configurations, and write to one file; whichever co
 the others wait for it.
 
 A configuration is compared with the default at the scales named in ``configurations.py``: ``whole`` adaptations, the
-generators and one ``round``, or the aligned ``segmenter`` alone.
+generators and one ``round``, or one ``segmenter`` alone.
 
 ``development`` (what settings may be tuned on): every third image of ``ROSSA/train_manual`` is scored, the other two
 thirds are the unlabelled target. ``test`` (what is reported): all of ``train_manual`` is the unlabelled target, and
@@ -37,7 +37,7 @@ from monai_vessel_uda.files import load_json, save_json
 from monai_vessel_uda.segmenter import evaluate
 from monai_vessel_uda.settings import load_preset, resolve_settings
 
-from .configurations import ALIGNED, CONFIGURATIONS, Configuration, Scale, criterion, fingerprint
+from .configurations import CONFIGURATIONS, Configuration, Scale, criterion, fingerprint
 from .results import KEY, MEASURES, SCORES, append, read
 
 SOURCES = ("FIVES", "HRF", "CHASE_DB1")
@@ -160,7 +160,7 @@ def run(name: str, scale: Scale, arguments: argparse.Namespace) -> list[dict[str
     common = {**key_of(name, scale, arguments), "threads": torch.get_num_threads()}
     began = time.time()
     if scale == "segmenter":
-        found = [{**common, **run_aligned(workspace, default, settings)}]
+        found = [{**common, **run_segmenter(workspace, default, configuration, settings)}]
     else:
         take_stages(workspace, default, pipeline.stages(False, False), settings)
         pipeline.adapt(workspace, arguments.preset, settings, baselines=workspace == default)
@@ -195,11 +195,14 @@ def make_default(arguments: argparse.Namespace) -> None:
             run("default", "whole", arguments)
 
 
-def run_aligned(workspace: Path, default: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Train the aligned segmenter alone and score it like the default's exported one."""
-    take_stages(workspace, default, [ALIGNED], settings)
-    pipeline.run_step(workspace, ALIGNED, settings)
-    stage = workspace / "stages" / "segmenters" / "aligned"
+def run_segmenter(
+    workspace: Path, default: Path, configuration: Configuration, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Train one segmenter alone and score it like the default's exported one."""
+    step = configuration.segmenter()
+    take_stages(workspace, default, [step], settings)
+    pipeline.run_step(workspace, step, settings)
+    stage = workspace / "stages" / "segmenters" / configuration.training_set
     described = load_json(stage / "weights.json")
     overrides = {
         "ckpt_path": str(stage / "weights.pt"),
@@ -209,8 +212,8 @@ def run_aligned(workspace: Path, default: Path, settings: Mapping[str, Any]) -> 
     }
     bundle, manifest = default / "vessel_segmentation", workspace / "manifest.json"
     result = evaluate(bundle, None, workspace / "evaluation.json", manifest=manifest, overrides=overrides)
-    entry = {"segmenter": pipeline.SHOWN_AS["aligned"], "exported": 1, "seconds": seconds(stage / MARK)}
-    return entry | scores(result["summary"])
+    shown = pipeline.SHOWN_AS[configuration.training_set]
+    return {"segmenter": shown, "exported": 1, "seconds": seconds(stage / MARK), **scores(result["summary"])}
 
 
 def scores(summary: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:

@@ -16,17 +16,14 @@ from monai_vessel_uda.metrics import label_free
 from monai_vessel_uda.settings import resolve_settings
 
 Scale = Literal["whole", "round", "segmenter"]
-"""How much of an adaptation a configuration is compared by: all of it, generators and one round, or the aligned
-segmenter alone, without diffusion."""
+"""How much of an adaptation a configuration is compared by: all of it, generators and one round, or one segmenter
+alone, without diffusion."""
 
 SETTINGS_OF_SCALE: Mapping[Scale, Mapping[str, Any]] = {
     "whole": {},
     "round": {"rounds": 1},
     "segmenter": {},
 }
-
-ALIGNED = pipeline.Step("latent_mining", "train.json", {"training_set": "aligned"})
-"""The one stage of the smallest scale."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +36,7 @@ class Configuration:
         preparing: options of ``pipeline.prepare``.
         scale_factor: the source's scales as multiples of the default's estimates.
         scales: at which it is compared with the default.
+        training_set: what the segmenter of the smallest scale is trained on.
         beside: the configuration that it differs from in one thing.
     """
 
@@ -47,11 +45,16 @@ class Configuration:
     preparing: Mapping[str, Any] = field(default_factory=dict)
     scale_factor: float | None = None
     scales: tuple[Scale, ...] = ("round",)
+    training_set: str = "aligned"
     beside: str = "default"
 
     def settings_at(self, scale: Scale) -> dict[str, Any]:
         """Overrides of the bundle configs at a scale."""
         return {**SETTINGS_OF_SCALE[scale], **self.settings}
+
+    def segmenter(self) -> pipeline.Step:
+        """The one stage of the smallest scale."""
+        return pipeline.Step("latent_mining", "train.json", {"training_set": self.training_set})
 
 
 FROM_LATENTS = {"round_start": "latents"}
@@ -163,7 +166,9 @@ def _segmenters() -> Iterator[tuple[str, Configuration]]:
     for magnitude in (1.0, 2.0):
         yield f"elastic-{magnitude}", augmented(elastic=magnitude)
     longer = {"segmenter_iterations": 2400}  # what preset small gives its start and its four rounds together
-    yield "as-long-as-all-rounds", Configuration("segmenter", longer, scales=("segmenter",))
+    for training_set in ("aligned", "negated", "supervised"):
+        alone = Configuration("trained as long as all rounds", longer, scales=("segmenter",), training_set=training_set)
+        yield "as-long-as-all-rounds" if training_set == "aligned" else f"{training_set}-as-long", alone
 
 
 def _generators() -> Iterator[tuple[str, Configuration]]:
@@ -213,7 +218,8 @@ def fingerprint(name: str, preset: str, scale: Scale) -> str:
     configuration = CONFIGURATIONS[name]
     settings = resolve_settings(preset, {**configuration.settings_at(scale), "seed": 0})
     content: list[Any] = [configuration.preparing, configuration.scale_factor, criterion()]
-    for step in [ALIGNED] if scale == "segmenter" else pipeline.stages(baselines=True, upper_bound=True):
+    steps = [configuration.segmenter()] if scale == "segmenter" else pipeline.stages(baselines=True, upper_bound=True)
+    for step in steps:
         parser = pipeline.stage_workflow("workspace", step, settings).parser
         parser.parse(True)
         content.append(parser.get_parsed_content("settings"))

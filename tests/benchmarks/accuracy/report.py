@@ -24,7 +24,7 @@ SHOWN = {"dice": "Dice %", "dice_at_half": "Dice % at 0.5", "roc_auc": "ROC-AUC 
 SCALES = {
     "whole": "whole adaptations",
     "round": "one round",
-    "segmenter": "the aligned segmenter alone, no diffusion",
+    "segmenter": "one segmenter alone, no diffusion",
 }
 NEGATED, ALIGNED, FIRST, BEST = (
     "source-negated",
