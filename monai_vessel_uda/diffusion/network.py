@@ -66,6 +66,10 @@ class MaskConditionedUNet(nn.Module):
             norm_num_groups=norm_num_groups,
             use_flash_attention=True,  # PyTorch's fused attention, whose memory does not grow with the square of pixels
         )
+        for block in list(self.unet.modules()):
+            for name, child in block.named_children():
+                if type(child) is nn.SiLU:
+                    setattr(block, name, _SiLU())
         # The layout in which convolutions are fastest; the state dict stays the same. Its group norm of groups of one
         # channel is right to 1e-5 only.
         if spatial_dims == 2 and norm_num_groups < min(channels):
@@ -98,6 +102,16 @@ class MaskConditionedUNet(nn.Module):
     def __prepare_scriptable__(self) -> nn.Module:
         """What ``torch.jit.script`` compiles instead: MONAI's attention cannot be scripted, but traces for any size."""
         return _Traced(self)
+
+
+class _SiLU(nn.SiLU):
+    """SiLU that overwrites features where no gradient needs them: in this network they come fresh from a normalisation.
+
+    The embedding of the timestep, (batch, features), is used by every block and stays as it is.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.silu(x, inplace=x.ndim > 2 and not torch.is_grad_enabled())
 
 
 class StackedInputUNet(MaskConditionedUNet):

@@ -28,6 +28,19 @@ def test_prediction_depends_on_image_mask_and_time(space_to_depth):
         assert (network(-x, t) - base).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("space_to_depth", [1, 2])
+def test_memory_saved_without_gradients_changes_no_bit(space_to_depth):
+    network = trained_a_little(MaskConditionedUNet(**TINY, space_to_depth=space_to_depth))
+    x_t, mask, timesteps = torch.rand(2, 1, 16, 16), torch.rand(2, 1, 16, 16), torch.tensor([5, 700])
+    given = x_t.clone()
+    expected = network(x_t, timesteps, mask)
+    expected.sum().backward()
+    with torch.no_grad():
+        assert torch.equal(network(x_t, timesteps, mask), expected)
+        assert torch.equal(network(x_t, timesteps, mask), expected)
+    assert torch.equal(x_t, given)
+
+
 def test_three_dimensions():
     network = MaskConditionedUNet(3, **TINY, num_res_blocks=1, space_to_depth=2)
     x = torch.randn(1, 1, 8, 8, 8)
