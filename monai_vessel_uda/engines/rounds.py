@@ -14,8 +14,10 @@ def candidate_weights(folder: str | Path, names: Sequence[str]) -> dict[str, Pat
     """Weights of those candidates that exist, in order of preference.
 
     Raises:
-        InputError: none exists.
+        InputError: none exists, or the one that is trained on target masks is among them.
     """
+    if "supervised" in names:
+        raise InputError("start_segmenter: expected segmenters that saw no target mask, got 'supervised'")
     found = {name: Path(folder) / name / "weights.pt" for name in names}
     found = {name: path for name, path in found.items() if path.exists()}
     if not found:

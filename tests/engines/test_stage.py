@@ -79,6 +79,10 @@ def test_candidates_that_exist_in_order_of_preference(tmp_path):
     assert list(candidate_weights(tmp_path, ["mined", "aligned", "negated"])) == ["mined", "negated"]
     with pytest.raises(InputError, match="aligned"):
         candidate_weights(tmp_path, ["aligned"])
+    (tmp_path / "supervised").mkdir()
+    (tmp_path / "supervised" / "weights.pt").write_text("")
+    with pytest.raises(InputError, match="no target mask, got 'supervised'"):
+        candidate_weights(tmp_path, ["mined", "supervised"])
 
 
 def test_what_to_segment_and_to_evaluate(tmp_path):
