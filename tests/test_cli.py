@@ -14,6 +14,7 @@ from monai_vessel_uda import demo, pipeline, segmenter, settings
 from monai_vessel_uda.cli import app
 from monai_vessel_uda.errors import InputError
 
+from .conftest import TINY
 from .permissions import give_up_override
 
 SUMMARY = {"dice": {"mean": 0.5312, "low": 0.5, "high": 0.56, "n": 2}, "roc_auc": {"mean": None}}
@@ -230,6 +231,7 @@ def test_folders_that_cannot_be_written_are_one_line_and_code_2(phantoms, adapte
     closed.mkdir()
     folders = ["--source", phantoms["source"], "--target", phantoms["target"]]
     images = phantoms["evaluation"]
+    settings = [option for key, value in TINY.items() for option in ("--set", f"{key}={json.dumps(value)}")]
     commands = [
         ["prepare", closed / "w", *folders],
         ["adapt", closed / "w", *folders],
@@ -239,7 +241,7 @@ def test_folders_that_cannot_be_written_are_one_line_and_code_2(phantoms, adapte
         ["package", workspace, "--output", closed],
         ["report", workspace],
         ["convert", workspace, "--to", "torchscript"],
-        ["adapt", workspace],
+        ["adapt", workspace, "--preset", "demo", *settings],
     ]
     (tmp_path / "commands.json").write_text(json.dumps([[str(a) for a in command] for command in commands]))
     program = f"""
