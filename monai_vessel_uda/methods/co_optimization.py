@@ -170,20 +170,7 @@ class CoOptimization:
         """One round, see the module's head."""
         folder = self._folder(k)
         items = self._pseudo_labelled(k, folder)
-        regenerate_pairs(
-            self.mining,
-            self._fine_tune(k, folder, items),
-            Path(self.mined),
-            self._intensity,
-            start=self.start,
-            output_dir=folder / "pairs",
-            round_number=k,
-            pairs=self.pairs,
-            device=self.device,
-            label=f"round {k}: generating",
-        )
-        judge = self._segmenter_of(k - 1)  # which was not trained on these images
-        generated = self._measure_generated(judge, ShardedPairs(str(folder / "pairs")))
+        generated = self._generate(k, folder, items)
         refined = self._refine(k, folder)
         measures = {**self._measure_segmenter(refined, self._probabilities(k)), **generated}
         described = {**self.description, "round": k, "threshold": measures["threshold"]}
@@ -262,6 +249,23 @@ class CoOptimization:
             known = zip(probabilities, masks, self.target, strict=True)
             save_tensors([self.confident(p, m, item.get("centres", torch.ones_like(m))) for p, m, item in known], path)
 
+    def _generate(self, k: int, folder: Path, items: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """Steps 2 and 3; returns what can be said about the images without masks."""
+        regenerate_pairs(
+            self.mining,
+            self._fine_tune(k, folder, items),
+            Path(self.mined),
+            self._intensity,
+            start=self.start,
+            output_dir=folder / "pairs",
+            round_number=k,
+            pairs=self.pairs,
+            device=self.device,
+            label=f"round {k}: generating",
+        )
+        judge = self._segmenter_of(k - 1)  # which was not trained on these images
+        return self._measure_generated(judge, ShardedPairs(str(folder / "pairs")))
+
     def _fine_tune(self, k: int, folder: Path, items: Sequence[Mapping[str, Any]]) -> nn.Module:
         """Step 2; returns ``self.generator`` with the EMA weights."""
         path = folder / "generator" / "weights.pt"
@@ -290,9 +294,7 @@ class CoOptimization:
             segmenter = self._segmenter_of(k - 1)
             if self.reinitialise:
                 segmenter.load_state_dict(self._untrained)
-            folders = [folder / "pairs", *([self.mined] if self.with_mined else [])]
-            pairs: list[Any] = [ShardedPairs(str(place)) for place in folders]
-            dataset = PatchDataset(ConcatDataset(pairs), self.pair_transform, stable_seed(self.seed, "refine", k))
+            dataset = self._refining_set(folder, stable_seed(self.seed, "refine", k))
             self.train_segmenter(
                 network=segmenter,
                 dataset=dataset,
@@ -302,6 +304,12 @@ class CoOptimization:
             self._save_weights(segmenter, path, {**self.description, "round": k})
             (path.parent / "checkpoint.pt").unlink(missing_ok=True)
         return self._segmenter_of(k)
+
+    def _refining_set(self, folder: Path, seed: int) -> PatchDataset:
+        """Pairs that step 4 refines the segmenter on."""
+        folders = [folder / "pairs", *([self.mined] if self.with_mined else [])]
+        pairs: list[Any] = [ShardedPairs(str(place)) for place in folders]
+        return PatchDataset(ConcatDataset(pairs), self.pair_transform, seed)
 
     def _measure_segmenter(self, segmenter: nn.Module, probabilities: Sequence[Tensor]) -> dict[str, float]:
         return measure_segmenter(

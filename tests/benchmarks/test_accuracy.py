@@ -4,11 +4,13 @@ import argparse
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 
 from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.files import save_json
 from monai_vessel_uda.settings import resolve_settings
 
+from ..methods.rounds import Rounds
 from .accuracy.__main__ import is_done, prepare, seconds, target_folders
 from .accuracy.configurations import CONFIGURATIONS, fingerprint
 from .accuracy.report import (
@@ -23,6 +25,7 @@ from .accuracy.report import (
     todays,
 )
 from .accuracy.results import append, read
+from .accuracy.self_training import SelfTraining
 
 
 def row(configuration, seed, segmenter, dice, exported=0, scale="whole", **measures):
@@ -100,6 +103,17 @@ def test_fingerprints_change_with_whatever_a_stage_computes_and_with_the_prepara
 def test_the_aligned_segmenter_alone_does_not_depend_on_generators():
     assert fingerprint("soft", "small", "segmenter") == fingerprint("default", "small", "segmenter")
     assert fingerprint("noise-off", "small", "segmenter") != fingerprint("default", "small", "segmenter")
+
+
+def test_the_control_learns_target_images_under_its_own_pseudo_masks_and_generates_nothing(tmp_path):
+    rounds = Rounds(tmp_path, kind=SelfTraining, refinements=(0.25, 0.0), threshold=0.5)
+    summary = rounds.run()
+    assert [details["from"] for details in rounds.of("refine")] == [0.0, 0.25]
+    for details, level in zip(rounds.of("refine"), (0.0, 0.25), strict=True):
+        for patch in details["patches"]:
+            assert torch.equal(patch["label"], (patch["image"] >= level).float())
+    assert not rounds.of("fine-tune") and not rounds.of("generate")
+    assert [record["round"] for record in summary["rounds"]] == [0, 1, 2]
 
 
 def test_benchmarks_that_write_at_once_lose_no_row(tmp_path):

@@ -51,10 +51,11 @@ class Rounds:
         candidates: levels of the segmenters to start from, by name.
         refinements: what each training adds to the level of the segmenter that it is given, in the order of rounds.
         gain: steepness of the segmenters.
+        kind: of rounds.
         options: of :class:`CoOptimization`.
     """
 
-    def __init__(self, folder, candidates=None, refinements=(0.0, 0.0), gain=20.0, **options):
+    def __init__(self, folder, candidates=None, refinements=(0.0, 0.0), gain=20.0, kind=CoOptimization, **options):
         self.folder, self.log, self.told = folder, [], []
         self.refinements, self.options = refinements, options
         self.target, self.source = bars(3, 24, seed=0), bars(6, 16, seed=1)
@@ -74,7 +75,7 @@ class Rounds:
         generator = GaussianGenerator(nn.Parameter(torch.tensor(-0.5)), shift=0.8)
         generator.register_forward_hook(lambda network, inputs, output: self._note("generate", network.mean))
         flips = RandSymmetryd(["image", "label"], allow_missing_keys=True)
-        self.rounds = CoOptimization(
+        self.rounds = kind(
             segmenter=Threshold(UNTRAINED, gain),
             generator=generator,
             candidates=paths,
