@@ -189,7 +189,7 @@ def _stored_values(array: np.ndarray, *, vessel: int) -> np.ndarray:
     """Return what to store: float32 probabilities, a uint8 mask {0, vessel}, or other uint8 unchanged."""
     if array.dtype.kind == "f":
         return array.astype(np.float32)
-    return (array > 0).astype(np.uint8) * np.uint8(vessel) if _is_mask(array) else array
+    return np.multiply(array > 0, vessel, dtype=np.uint8) if _is_mask(array) else array
 
 
 def _check_format(path: Path, suffix: str, *, probabilities: bool) -> None:

@@ -78,8 +78,8 @@ def model_transforms(description: Mapping[str, Any], scale: float | None = None)
     return target_transforms(record)
 
 
-class SaveVesselsOfLogitsd(Transform):
-    """Write the mask (and the probabilities, and an overlay) of one image's logits, at its native size and geometry.
+class SaveVesselsd(Transform):
+    """Write the mask (and the probabilities, and an overlay) of one image's logit of vessel, at its native geometry.
 
     Args:
         output_dir: where results go; sub-folders of ``root`` are kept.
@@ -105,12 +105,11 @@ class SaveVesselsOfLogitsd(Transform):
         self.suffix = suffix
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Write the results of ``pred`` (logits at working resolution), which is used up; returns the rest."""
+        """Write the results of ``pred``, the vessel logit (1, H, W) at working resolution, used up; return the rest."""
         path = Path(data["file"])
         original = read_image(path)
-        background, vessel = data["pred"].as_subclass(Tensor).cpu().float()
-        # the softmax of two classes, in the memory of the logits: this is the peak of a large image
-        working = vessel.sub_(background).sigmoid_().mul_(data["fov"][0].cpu())[None]
+        # in place, because large images have their peak here
+        working = data["pred"].as_subclass(Tensor).cpu().float().sigmoid_().mul_(data["fov"].cpu())
         probability = to_size(working, original.array.shape[:2])[0].numpy()
         mask = probability >= self.threshold
         place, stem = self._place(path), image_stem(path)

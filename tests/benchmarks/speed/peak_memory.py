@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from monai_vessel_uda.methods.prediction import VesselLogit
 from monai_vessel_uda.segmenter import inference_workflow, segment
 from monai_vessel_uda.settings import device_override
 
@@ -50,8 +51,8 @@ def phases(path: str, folder: str, bundle: str, device: str) -> dict[str, int]:
         return result
 
     item = measured("reading and preparing", lambda: dataset[0])
-    logits = measured("windows", lambda: inferer(item["image"][None], network.eval()))
-    measured("mask and writing", lambda: postprocessing({**item, "pred": logits[0]}))
+    logit = measured("windows", lambda: inferer(item["image"][None], VesselLogit(network.eval())))
+    measured("mask and writing", lambda: postprocessing({**item, "pred": logit[0]}))
     return peaks
 
 
