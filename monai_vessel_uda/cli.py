@@ -88,6 +88,10 @@ SettingsOption = Annotated[
     typer.Option("--set", help="id=value: any id of the bundle configs, value as JSON. Repeatable."),
 ]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu or cuda. Default: a GPU where there is one.")]
+ViewsOption = Annotated[
+    int,
+    typer.Option(help="Mirrored views that are averaged: 1, 2, 4 or 8. More are better and slower."),
+]
 
 
 @app.callback()
@@ -215,6 +219,7 @@ def segment(
         float | None, typer.Option(help="Probability from which on a pixel is vessel. Default: the segmenter's own.")
     ] = None,
     suffix: Annotated[str | None, typer.Option(help="Format of the masks, such as .png. Default: the input's.")] = None,
+    views: ViewsOption = 1,
     runtime: Annotated[str, typer.Option(help="torch, torchscript or onnx; 'convert' makes the last two.")] = "torch",
     device: DeviceOption = None,
 ) -> None:
@@ -230,6 +235,7 @@ def segment(
         scale=scale,
         threshold=threshold,
         suffix=suffix,
+        views=views,
         runtime=runtime,
         device=device,
     )
@@ -243,12 +249,13 @@ def evaluate(
     output: Annotated[
         Path | None, typer.Option(help="JSON file of all scores. Default: eval/evaluation.json in the bundle.")
     ] = None,
+    views: ViewsOption = 1,
 ) -> None:
     """Score a segmenter against masks: mean over images and 95 % interval."""
     from . import segmenter
     from .report.table import COLUMNS, format_score
 
-    result = segmenter.evaluate(bundle, folder, output)
+    result = segmenter.evaluate(bundle, folder, output, views=views)
     typer.echo(f"{len(result['per_image'])} images, mean [95 % interval]")
     for name, (heading, factor) in COLUMNS.items():
         typer.echo(f"{heading:<20} {format_score(result['summary'].get(name), factor)}")

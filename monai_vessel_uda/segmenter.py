@@ -22,6 +22,7 @@ def segment(
     scale: float | None = None,
     threshold: float | None = None,
     suffix: str | None = None,
+    views: int = 1,
     runtime: str = "torch",
     device: str | None = None,
 ) -> Path:
@@ -36,6 +37,7 @@ def segment(
         scale: working pixels for one pixel of the images, if they differ in resolution from the training images.
         threshold: probability from which on a pixel is vessel, in (0, 1); by default the segmenter's own.
         suffix: format of the results; by default the input's own.
+        views: mirrored views of the image that are averaged, 1, 2, 4 or 8; costs as many times the time.
         runtime: ``torch``, or ``torchscript`` or ``onnx`` if the bundle was converted.
         device: ``cpu`` or ``cuda``.
 
@@ -53,6 +55,7 @@ def segment(
         "probability": probability,
         "overlay": overlay,
         "output_suffix": suffix,
+        "views": views,
         **({} if scale is None else {"scale": scale}),
         **({} if threshold is None else {"threshold": threshold}),
         **device_override(device),
@@ -73,10 +76,11 @@ def evaluate(
     output: str | Path | None = None,
     *,
     manifest: str | Path | None = None,
+    views: int = 1,
     overrides: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Score a bundle against masks of a folder or of a manifest's evaluation list."""
-    values = {"evaluation_dir": _text(folder), "manifest": _text(manifest), **(overrides or {})}
+    """Score a bundle against masks of a folder or of a manifest's evaluation list; ``views`` as in :func:`segment`."""
+    values = {"views": views, "evaluation_dir": _text(folder), "manifest": _text(manifest), **(overrides or {})}
     if output is not None:
         values["output"] = str(output)
     with opened_bundle(bundle) as opened:

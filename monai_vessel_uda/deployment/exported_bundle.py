@@ -224,7 +224,8 @@ def _set_configs(configs: Path, description: Mapping[str, Any], settings: Mappin
     if needs_package(description["preprocessing"]):
         inference = load_json(configs / "inference.json")
         ours = load_json(bundle_folder(NAME) / "configs" / "segment.json")
-        _write_config({**inference, **ours}, configs / "inference.json")
+        options = [*inference["options"], *(key for key in ours if key not in inference)]
+        _write_config({**inference, **ours, "options": options}, configs / "inference.json")
         for name in _MONAI_ONLY_CONFIGS:
             (configs / name).unlink(missing_ok=True)
 

@@ -19,6 +19,7 @@ def native_probabilities(
     items: Iterable[Mapping[str, Any]],
     transform: Callable[[Mapping[str, Any]], Mapping[str, Any]],
     inferer: Inferer,
+    views: int = 1,
 ) -> Iterator[Tensor]:
     """Vessel probabilities of image files, at the files' own size.
 
@@ -27,13 +28,14 @@ def native_probabilities(
         items: with ``image``, the path.
         transform: the target's preprocessing, to the working resolution.
         inferer: sliding window.
+        views: mirrored views that are averaged, see :class:`~monai_vessel_uda.methods.prediction.VesselLogit`.
 
     Yields:
         Probabilities, shape (height, width), one image in memory at a time.
     """
     for item in items:
         prepared = transform(dict(item))
-        (probability,) = vessel_probabilities(network, [prepared["image"]], inferer)
+        (probability,) = vessel_probabilities(network, [prepared["image"]], inferer, views)
         probability = probability * (prepared["fov"] > 0.5)
         yield to_size(probability, image_size(item["image"]))[0]
 
@@ -55,6 +57,7 @@ def evaluate_segmenter(
     output: str | Path | None = None,
     threshold: float = 0.5,
     seed: int = 0,
+    views: int = 1,
     label: str = "evaluating",
 ) -> dict[str, Any]:
     """Scores against masks, at native size. The only code of the package that reads evaluation masks.
@@ -67,13 +70,14 @@ def evaluate_segmenter(
         output: JSON file to write the result to.
         threshold: probability above which a pixel is vessel.
         seed: of the bootstrap.
+        views: mirrored views that are averaged.
         label: name in progress lines.
 
     Returns:
         ``per_image`` (id and scores) and ``summary`` (mean and 95 % bootstrap interval of each score).
     """
     rows = []
-    probabilities = native_probabilities(network, _without_labels(items), transform, inferer)
+    probabilities = native_probabilities(network, _without_labels(items), transform, inferer, views)
     for item, probability in zip(track(items, label), probabilities, strict=True):
         mask = read_mask(item["label"])
         fov = read_mask(item["fov"]) if item.get("fov") else None

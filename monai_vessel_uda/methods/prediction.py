@@ -8,7 +8,13 @@ import ignite.distributed as idist
 import torch
 from torch import Tensor, nn
 
+from ..errors import InputError
+
 Inferer = Callable[[Tensor, nn.Module], Tensor]
+
+
+VIEWS = (1, 2, 4, 8)
+"""How many symmetries of the square may be averaged over: none, one flip, both flips, also with the axes swapped."""
 
 
 class VesselLogit(nn.Module):
@@ -17,22 +23,40 @@ class VesselLogit(nn.Module):
     A sliding window keeps a whole image's outputs in memory: this halves them.
 
     Args:
-        segmenter: logits of shape (batch, 2, \*spatial): background, vessel.
+        segmenter: logits of shape (batch, 2, height, width): background, vessel.
+        views: the mean over so many mirrored views of a window (test-time augmentation), each turned back; costs as
+            many times the time.
+
+    Raises:
+        InputError: a number of views that is not one of ``VIEWS``.
     """
 
-    def __init__(self, segmenter: nn.Module) -> None:
+    def __init__(self, segmenter: nn.Module, views: int = 1) -> None:
         super().__init__()
-        self.segmenter = segmenter
+        if views not in VIEWS:
+            raise InputError(f"views: expected one of {', '.join(map(str, VIEWS))}, got {views!r}")
+        self.segmenter, self.views = segmenter, views
 
     def forward(self, images: Tensor) -> Tensor:
-        r"""Images of shape (batch, 1, \*spatial); result of the same shape."""
+        """Square windows, or any with up to four views, of shape (batch, 1, height, width); logits of that shape."""
+        if self.views == 1:
+            return self._logit(images)
+        return torch.stack([self._of_view(images, number) for number in range(self.views)]).mean(dim=0)
+
+    def _of_view(self, images: Tensor, number: int) -> Tensor:
+        flipped = [axis for bit, axis in ((1, -1), (2, -2)) if number & bit]
+        if number < 4:
+            return self._logit(images.flip(flipped)).flip(flipped)
+        return self._logit(images.mT.flip(flipped)).flip(flipped).mT
+
+    def _logit(self, images: Tensor) -> Tensor:
         background, vessel = self.segmenter(images).split(1, dim=1)
         return vessel - background
 
 
 @torch.no_grad()
 def vessel_probabilities(
-    network: nn.Module, images: Iterable[Tensor], inferer: Inferer
+    network: nn.Module, images: Iterable[Tensor], inferer: Inferer, views: int = 1
 ) -> Generator[Tensor, None, None]:
     r"""Probability of vessel at each pixel.
 
@@ -40,28 +64,31 @@ def vessel_probabilities(
         network: segmenter with logits of shape (batch, 2, \*spatial): background, vessel.
         images: each of shape (1, \*spatial), range [-1, 1], vessels bright; sizes may differ.
         inferer: ``inferer(inputs, network)``, for example MONAI's ``SlidingWindowInferer``.
+        views: of every window, see :class:`VesselLogit`.
 
     Yields:
         For each image the probabilities, shape (1, \*spatial), float32 on the CPU.
     """
     was_training = network.training
-    network.eval()
+    of_vessel = VesselLogit(network, views).eval()
     device = next(network.parameters()).device
     try:
         for image in images:
-            logit = inferer(image[None].float().to(device), VesselLogit(network))
+            logit = inferer(image[None].float().to(device), of_vessel)
             yield logit[0].sigmoid_().cpu()
     finally:
         network.train(was_training)
 
 
-def shared_vessel_probabilities(network: nn.Module, images: Sequence[Tensor], inferer: Inferer) -> Iterator[Tensor]:
+def shared_vessel_probabilities(
+    network: nn.Module, images: Sequence[Tensor], inferer: Inferer, views: int = 1
+) -> Iterator[Tensor]:
     """:func:`vessel_probabilities`, shared out between the processes of a distributed job; each gets all of them.
 
     Every process must ask for the same images, and for all of them: the processes go through them in step.
     """
     rank, processes = idist.get_rank(), idist.get_world_size()
-    with closing(vessel_probabilities(network, images[rank::processes], inferer)) as own:
+    with closing(vessel_probabilities(network, images[rank::processes], inferer, views)) as own:
         for _ in range(0, len(images), processes):
             found: Any = idist.all_gather([next(own, None)])
             yield from (probability for (probability,) in found if probability is not None)

@@ -143,6 +143,8 @@ def test_a_target_that_monai_cannot_prepare(adapted, tmp_path, phantoms):
     assert metadata["required_packages_version"]["monai-vessel-uda"]
     assert "monai_vessel_uda" in (bundle / "configs" / "inference.json").read_text()
     assert not (bundle / "configs" / "train.json").exists()
+    config = load_json(bundle / "configs" / "inference.json")
+    assert {"views", "probability", "overlay", "threshold"} <= set(config["options"])
     out = segmenter.segment(phantoms["evaluation"] / "images", tmp_path / "out", bundle)
     assert len(list(out.glob("*_vessels.png"))) == 2
 

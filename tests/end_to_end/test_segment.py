@@ -74,6 +74,22 @@ def test_the_segmenters_own_threshold_and_a_given_one(folder, adapted, tmp_path)
     assert not (tmp_path / "none").exists()
 
 
+def test_mirrored_views_are_averaged(folder, adapted, tmp_path):
+    """With all eight it does not matter how an image lies (of two sizes of windows: the image has the first)."""
+    once, eight = (segmenter.segment(folder, tmp_path / str(v), adapted, probability=True, views=v) for v in (1, 8))
+    upright, averaged = (read_image(out / "grey_probability.png").array for out in (once, eight))
+    assert upright.shape == averaged.shape and not np.array_equal(upright, averaged)
+    Image.fromarray(read_image(folder / "grey.png").array.T.copy()).save(folder / "turned.png")
+    for out, views in ((once, 1), (eight, 8)):
+        turned = segmenter.segment(folder / "turned.png", out, adapted, probability=True, views=views)
+        difference = read_image(turned / "turned_probability.png").array.T.astype(float)
+        difference -= read_image(out / "grey_probability.png").array
+        assert (np.abs(difference).max() < 0.001 * 65535) == (views == 8)
+    with pytest.raises(InputError, match="views: expected one of 1, 2, 4, 8, got 3"):
+        segmenter.segment(folder / "grey.png", tmp_path / "none", adapted, views=3)
+    assert not (tmp_path / "none").exists()
+
+
 def test_evaluate_a_folder(adapted, phantoms, tmp_path):
     result = segmenter.evaluate(adapted, phantoms["evaluation"], tmp_path / "evaluation.json")
     assert (tmp_path / "evaluation.json").exists()
