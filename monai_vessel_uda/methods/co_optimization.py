@@ -300,7 +300,9 @@ class CoOptimization:
             segmenter = self._segmenter_of(k - 1)
             if self.reinitialise:
                 segmenter.load_state_dict(self._untrained)
-            dataset = self._refining_set(folder, stable_seed(self.seed, "refine", k))
+            folders = [folder / "pairs", *([self.mined] if self.with_mined else [])]
+            pairs: list[Any] = [ShardedPairs(str(place)) for place in folders]
+            dataset = PatchDataset(ConcatDataset(pairs), self.pair_transform, stable_seed(self.seed, "refine", k))
             self.train_segmenter(
                 network=segmenter,
                 dataset=dataset,
@@ -310,12 +312,6 @@ class CoOptimization:
             self._save_weights(segmenter, path, {**self.description, "round": k})
             (path.parent / "checkpoint.pt").unlink(missing_ok=True)
         return self._segmenter_of(k)
-
-    def _refining_set(self, folder: Path, seed: int) -> PatchDataset:
-        """Pairs that step 4 refines the segmenter on."""
-        folders = [folder / "pairs", *([self.mined] if self.with_mined else [])]
-        pairs: list[Any] = [ShardedPairs(str(place)) for place in folders]
-        return PatchDataset(ConcatDataset(pairs), self.pair_transform, seed)
 
     def _measure_segmenter(self, segmenter: nn.Module, probabilities: Sequence[Tensor]) -> dict[str, float]:
         return measure_segmenter(
