@@ -31,9 +31,8 @@ ONE_OF = {
     "decoding_spacing": ("trailing", "quadratic"),
     "round_start": ("latents", "noise", "both"),
     "schedule_name": ("linear", "cosine"),
-    "pseudo_mask_views": (1, 2, 4, 8),
 }
-"""Words, and numbers of which only some make sense."""
+"""Words."""
 STARTS = ("mined", "aligned", "matched", "negated", "raw", "fda")
 """Segmenters that rounds may start from: all but the one that is trained on target masks."""
 TRUE_OR_FALSE = ("amp", "clamp", "eight_bit_latents", "reinitialise", "warm_start", "with_mined")
@@ -80,7 +79,7 @@ def check_limits(values: Mapping[str, Any]) -> None:
             raise InputError(f"{name}: expected a whole number of at least {least}, got {value!r}")
     for name, known in ONE_OF.items():
         if values[name] not in known:
-            raise InputError(f"{name}: expected one of {', '.join(map(str, known))}, got {values[name]!r}")
+            raise InputError(f"{name}: expected one of {', '.join(known)}, got {values[name]!r}")
     starts = values["start_segmenter"]
     unknown = [start for start in starts if start not in STARTS] if isinstance(starts, list) else [starts]
     if unknown or not starts:

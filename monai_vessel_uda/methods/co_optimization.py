@@ -41,7 +41,7 @@ from .confidence import ConfidentCentres
 from .label_free import choose, measure_segmenter
 from .latent_mining import IntensityRange, LatentMining
 from .pairs import Start, check_start, regenerate_pairs
-from .prediction import VIEWS, Inferer, pseudo_masks, shared_vessel_probabilities, with_masks
+from .prediction import Inferer, pseudo_masks, shared_vessel_probabilities, with_masks
 
 logger = logging.getLogger("monai_vessel_uda")
 
@@ -75,7 +75,6 @@ class CoOptimization:
         pairs: pairs generated each round from each of these; one for each mask by default, from noise also more.
         threshold: of the pseudo-masks: ``auto`` for the segmenter's own (where its outlines lie best on the target
             images' edges), a number, or None for soft masks.
-        views: mirrored views of the target images that the pseudo-masks are made from, 1, 2, 4 or 8.
         ensemble: how many of the last segmenters make the pseudo-masks, by their mean probability and mean threshold.
         confident: which patches of the target the generator is fine-tuned on; all by default.
         with_mined: refine the segmenter on the mined pairs too, beside the generated ones.
@@ -108,7 +107,6 @@ class CoOptimization:
     start: Start = "both"
     pairs: int | None = None
     threshold: float | Literal["auto"] | None = "auto"
-    views: int = 1
     ensemble: int = 1
     confident: ConfidentCentres | None = None
     with_mined: bool = False
@@ -124,14 +122,12 @@ class CoOptimization:
             raise InputError(f"rounds: expected K of at least 1, got {self.rounds}")
         if self.ensemble < 1:
             raise InputError(f"pseudo_mask_ensemble: expected at least 1 segmenter, got {self.ensemble}")
-        if self.views not in VIEWS:
-            raise InputError(f"pseudo_mask_views: expected one of {', '.join(map(str, VIEWS))}, got {self.views}")
         check_start(self.start, self.mining)
         if isinstance(self.threshold, str) and self.threshold != "auto":
             raise InputError(f"threshold: expected 'auto', a number or null, got {self.threshold!r}")
         self.output_dir, self.mined = Path(self.output_dir), Path(self.mined)
         self._save_weights = once(self.save_weights)
-        self._seen: dict[tuple[int, int], list[Tensor]] = {}
+        self._seen: dict[int, list[Tensor]] = {}
         self._untrained = copy.deepcopy(self.segmenter.state_dict())
 
     def engine(self) -> Engine:
@@ -224,9 +220,8 @@ class CoOptimization:
     def _last_probabilities(self, k: int) -> tuple[list[Tensor], float | None]:
         """Mean probabilities of the target images by the segmenters before round k, and where to cut them."""
         last = range(max(0, k - self.ensemble), k)
-        found = [self._probabilities(j, self.views) for j in last]
-        needed = {(j, self.views) for j in range(k - self.ensemble + 1, k)}  # in round k + 1
-        self._seen = {key: seen for key, seen in self._seen.items() if key in needed}
+        found = [self._probabilities(j) for j in last]
+        self._seen = {j: seen for j, seen in self._seen.items() if j > k - self.ensemble}  # what round k + 1 needs
         if self.threshold == "auto":
             own = [load_json(self._folder(j) / "measures.json")["measures"]["threshold"] for j in last]
             threshold: float | None = sum(own) / len(own)
@@ -234,16 +229,15 @@ class CoOptimization:
             threshold = self.threshold  # type: ignore[assignment]
         return [sum(of_one) / len(last) for of_one in zip(*found, strict=True)], threshold  # type: ignore[misc]
 
-    def _probabilities(self, k: int, views: int = 1) -> list[Tensor]:
+    def _probabilities(self, k: int) -> list[Tensor]:
         """Of the target images by the segmenter of round k, for its measures and the next round's pseudo-masks."""
-        if (k, views) not in self._seen:
-            label = f"round {k}: segmenting the target" + (f" in {views} views" if views > 1 else "")
-            self._seen[k, views] = self._segmented(self._segmenter_of(k), label, views)
-        return self._seen[k, views]
+        if k not in self._seen:
+            self._seen[k] = self._segmented(self._segmenter_of(k), f"round {k}: segmenting the target")
+        return self._seen[k]
 
-    def _segmented(self, segmenter: nn.Module, label: str, views: int = 1) -> list[Tensor]:
+    def _segmented(self, segmenter: nn.Module, label: str) -> list[Tensor]:
         images = [item["image"] for item in self.target]
-        return list(track(shared_vessel_probabilities(segmenter, images, self.inferer, views), label, len(images)))
+        return list(track(shared_vessel_probabilities(segmenter, images, self.inferer), label, len(images)))
 
     def _segmenter_of(self, k: int) -> nn.Module:
         """``self.segmenter`` with the weights of round k."""

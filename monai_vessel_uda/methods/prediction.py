@@ -80,15 +80,13 @@ def vessel_probabilities(
         network.train(was_training)
 
 
-def shared_vessel_probabilities(
-    network: nn.Module, images: Sequence[Tensor], inferer: Inferer, views: int = 1
-) -> Iterator[Tensor]:
+def shared_vessel_probabilities(network: nn.Module, images: Sequence[Tensor], inferer: Inferer) -> Iterator[Tensor]:
     """:func:`vessel_probabilities`, shared out between the processes of a distributed job; each gets all of them.
 
     Every process must ask for the same images, and for all of them: the processes go through them in step.
     """
     rank, processes = idist.get_rank(), idist.get_world_size()
-    with closing(vessel_probabilities(network, images[rank::processes], inferer, views)) as own:
+    with closing(vessel_probabilities(network, images[rank::processes], inferer)) as own:
         for _ in range(0, len(images), processes):
             found: Any = idist.all_gather([next(own, None)])
             yield from (probability for (probability,) in found if probability is not None)

@@ -111,7 +111,7 @@ class Rounds:
         self.log.append((step, {"from": float(parameter.detach()), **details}))
 
     def _infer(self, inputs, network):
-        self._note("segment", network.segmenter.level, side=inputs.shape[-1], views=network.views)
+        self._note("segment", network.segmenter.level, side=inputs.shape[-1])
         return network(inputs)
 
     def _train_generator(self, *, network, dataset, ema, output_dir, label):

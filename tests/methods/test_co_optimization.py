@@ -50,14 +50,6 @@ def test_a_round_starts_from_the_networks_of_the_round_before(finished):
     assert not list((finished.folder / "rounds").rglob("checkpoint.pt")), "a finished training needs none"
 
 
-def test_pseudo_masks_from_mirrored_views(tmp_path):
-    rounds = Rounds(tmp_path, views=4)
-    rounds.run()
-    views = [details["views"] for details in rounds.of("segment")]
-    assert views.count(4) == 2 * len(rounds.target), "before each round; measures are of one view, as is the export"
-    assert set(views) == {1, 4}
-
-
 @pytest.mark.parametrize("ensemble", [1, 2])
 def test_no_segmenter_looks_twice_at_the_same_target_image(tmp_path, ensemble):
     rounds = Rounds(tmp_path, ensemble=ensemble)
@@ -139,7 +131,6 @@ def test_a_round_that_made_it_worse_is_named(tmp_path, caplog):
     [
         ({"rounds": 0}, "rounds: expected K of at least 1, got 0"),
         ({"ensemble": 0}, "pseudo_mask_ensemble: expected at least 1 segmenter, got 0"),
-        ({"views": 3}, "pseudo_mask_views: expected one of 1, 2, 4, 8, got 3"),
         ({"threshold": "half"}, "threshold: expected 'auto', a number or null, got 'half'"),
         ({"start": "nowhere"}, "round_start: expected one of latents, noise, both, got 'nowhere'"),
         (

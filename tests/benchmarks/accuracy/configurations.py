@@ -145,9 +145,6 @@ def _rounds() -> Iterator[tuple[str, Configuration]]:
 
     yield "threshold-half", Configuration("pseudo-masks", {"pseudo_mask_threshold": 0.5})
     yield "soft", Configuration("pseudo-masks", {"pseudo_mask_threshold": None})
-    for views in (1, 4, 8):
-        settings = {"pseudo_mask_views": views}
-        yield f"views-{views}", Configuration("pseudo-masks", settings, scales=("round", "whole"))
     for segmenters in (2, 3):
         ensemble = {"pseudo_mask_ensemble": segmenters}
         yield f"ensemble-{segmenters}", Configuration("pseudo-masks", ensemble, scales=("whole",))
