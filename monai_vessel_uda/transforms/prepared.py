@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import ignite.distributed as idist
-from monai.data import CacheDataset, PersistentDataset
+from monai.data import Dataset, PersistentDataset
 from monai.data.utils import json_hashing
 from monai.transforms import Compose
 
@@ -25,7 +25,7 @@ def prepared_images(
     variant: Variant = "aligned",
     patch_size: int | tuple[int, int] | None = None,
     cache_dir: str | Path | None = None,
-) -> CacheDataset:
+) -> Dataset:
     """Preprocessed items of one list of the manifest.
 
     Args:
@@ -49,14 +49,16 @@ def prepared_images(
     if patch_size is not None:
         size = patch_size if isinstance(patch_size, int) else tuple(patch_size)
         chain.append(PatchCentresd(size))
-    items: Any = datalist(manifest, name)
+    items = datalist(manifest, name)
     transform: Compose = RetinalCompose(chain)
     if cache_dir is not None:
         key = json.dumps(
             [__version__, record, variant if name == "source" else "target", patch_size], sort_keys=True, default=str
         )
         folder = Path(cache_dir) / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-        items = PersistentDataset(items, transform, folder, hash_func=json_hashing)
-        transform = RetinalCompose([])
+        prepared: Dataset = PersistentDataset(items, transform, folder, hash_func=json_hashing)
+    else:
+        prepared = Dataset(items, transform)
     with idist.one_rank_first():  # of several processes one fills the disk cache, the others read it
-        return CacheDataset(items, transform, num_workers=0, progress=False, copy_cache=False)
+        # not CacheDataset, whose pool of threads once stood still for ever
+        return Dataset([prepared[number] for number in range(len(prepared))])
