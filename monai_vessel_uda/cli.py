@@ -89,8 +89,7 @@ SettingsOption = Annotated[
 ]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu or cuda. Default: a GPU where there is one.")]
 ViewsOption = Annotated[
-    int,
-    typer.Option(help="Mirrored views that are averaged: 1, 2, 4 or 8. More are better and slower."),
+    int, typer.Option(help="Mirrored views that are averaged: 1, 2, 4 or 8. More are better and slower.")
 ]
 
 

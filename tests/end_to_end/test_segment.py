@@ -75,7 +75,7 @@ def test_the_segmenters_own_threshold_and_a_given_one(folder, adapted, tmp_path)
 
 
 def test_mirrored_views_are_averaged(folder, adapted, tmp_path):
-    """With all eight it does not matter how an image lies (of two sizes of windows: the image has the first)."""
+    """With all eight it does not matter how an image lies."""
     once, eight = (segmenter.segment(folder, tmp_path / str(v), adapted, probability=True, views=v) for v in (1, 8))
     upright, averaged = (read_image(out / "grey_probability.png").array for out in (once, eight))
     assert upright.shape == averaged.shape and not np.array_equal(upright, averaged)
