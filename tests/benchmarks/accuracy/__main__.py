@@ -155,8 +155,7 @@ def run(name: str, scale: Scale, arguments: argparse.Namespace) -> list[dict[str
     workspace = default.parent / name if scale == "whole" else default.parent / scale / name
     was_begun = (workspace / "stages").exists()
     prepare(workspace, default, configuration, arguments)
-    overrides = {**configuration.settings_at(scale), "seed": arguments.seed, "track": False}
-    settings = resolve_settings(arguments.preset, overrides)
+    settings = settings_of(name, scale, arguments)
     common = {**key_of(name, scale, arguments), "threads": torch.get_num_threads()}
     began = time.time()
     if scale == "segmenter":
@@ -167,6 +166,12 @@ def run(name: str, scale: Scale, arguments: argparse.Namespace) -> list[dict[str
         found = rows(workspace, common)
     elapsed = "" if was_begun else time.time() - began
     return [*found, {**common, "segmenter": "all that was run", "seconds": elapsed}]
+
+
+def settings_of(name: str, scale: Scale, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The preset's, with the configuration's overrides and the seed; nothing is tracked."""
+    overrides = {**CONFIGURATIONS[name].settings_at(scale), "seed": arguments.seed, "track": False}
+    return resolve_settings(arguments.preset, overrides)
 
 
 def default_workspace(arguments: argparse.Namespace) -> Path:
@@ -186,13 +191,24 @@ def run_and_keep(name: str, scale: Scale, arguments: argparse.Namespace) -> None
 
 
 def make_default(arguments: argparse.Namespace) -> None:
-    """The seed's whole default, which all others need: in the results, and its workspace where results came alone."""
+    """The seed's whole default, in the results; where these came without its workspace, what others take from it.
+
+    These are its stages up to the rounds; segmenters alone also take its exported bundle.
+    """
     default = default_workspace(arguments)
     default.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(default.with_suffix(".lock")):
         run_and_keep("default", "whole", arguments)
-        if not (default / "vessel_segmentation").is_dir():
+        if (default / "vessel_segmentation").is_dir():
+            return
+        if "segmenter" in arguments.scales:
             run("default", "whole", arguments)
+            return
+        prepare(default, default, CONFIGURATIONS["default"], arguments)
+        settings = settings_of("default", "whole", arguments)
+        for step in pipeline.stages(baselines=False, upper_bound=False):
+            if step.bundle != "co_optimization":
+                pipeline.run_step(default, step, settings)
 
 
 def run_segmenter(
