@@ -14,7 +14,7 @@ import torch
 from ignite.handlers import EMAHandler
 from monai.engines import SupervisedTrainer
 from monai.handlers import LrScheduleHandler
-from monai.inferers import Inferer
+from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -118,6 +118,25 @@ class PrepareSegmentation:
         return (image if self.augmentation is None else self.augmentation(image, batch["seed"])), label
 
 
+class AutocastInferer(Inferer):
+    """Calls a network under bfloat16 autocast, on a CPU as on a GPU; weights, loss and optimiser stay in float32.
+
+    MONAI's own ``amp`` is for CUDA alone, and scales the loss, which bfloat16 with its range of float32 does not need.
+
+    Args:
+        inferer: how the network is called; directly by default.
+    """
+
+    def __init__(self, inferer: Inferer | None = None) -> None:
+        super().__init__()
+        self.inferer = inferer or SimpleInferer()
+
+    def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:  # type: ignore[override]
+        """The network's answer, in float32."""
+        with torch.autocast(inputs.device.type, dtype=torch.bfloat16):
+            return self.inferer(inputs, network, *args, **kwargs).float()
+
+
 def noise_trainer(
     network: nn.Module,
     dataset: PatchDataset,
@@ -158,7 +177,7 @@ def noise_trainer(
         weight_decay: of AdamW.
         device: where to train.
         num_workers: processes that load patches.
-        amp: bfloat16 autocast (CUDA only).
+        amp: call the network under bfloat16 autocast.
         inferer: how the network is called; directly by default.
         max_epochs: epochs after which to stop; all of them by default.
         handlers: further Ignite handlers.
@@ -179,9 +198,7 @@ def noise_trainer(
             *handlers,
         ],
         loss_function=loss,
-        amp=amp,
-        amp_kwargs={"dtype": torch.bfloat16} if amp else None,
-        inferer=inferer,
+        inferer=AutocastInferer(inferer) if amp else inferer,
         **_common(network, dataset, iterations, iterations_per_epoch, batch_size, device, num_workers, max_epochs),
     )
 
@@ -224,7 +241,7 @@ def segmentation_trainer(
         power: of the polynomial decay.
         device: where to train.
         num_workers: processes that load patches.
-        amp: bfloat16 autocast (CUDA only).
+        amp: call the network under bfloat16 autocast.
         inferer: how the network is called; directly by default.
         max_epochs: epochs after which to stop; all of them by default.
         handlers: further Ignite handlers.
@@ -243,9 +260,7 @@ def segmentation_trainer(
             _checkpoint(output_dir, objects, dataset, iterations, batch_size),
             *handlers,
         ],
-        amp=amp,
-        amp_kwargs={"dtype": torch.bfloat16} if amp else None,
-        inferer=inferer,
+        inferer=AutocastInferer(inferer) if amp else inferer,
         **_common(network, dataset, iterations, iterations_per_epoch, batch_size, device, num_workers, max_epochs),
     )
 

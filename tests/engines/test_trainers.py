@@ -105,6 +105,23 @@ def test_interrupted_noise_training_ends_with_the_same_bits(patches, tmp_path, s
     assert (tmp_path / "cut" / "losses.csv").read_text() == (tmp_path / "whole" / "losses.csv").read_text()
 
 
+def test_a_network_that_takes_several_arguments_is_called_in_bfloat16(patches, tmp_path):
+    seen = []
+
+    class Noise(LinearNoise):
+        def forward(self, x_t, timesteps, mask=None):
+            seen.append(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None)
+            return super().forward(x_t, timesteps, mask)
+
+    torch.manual_seed(0)
+    network = Noise()
+    settings = {"iterations": 60, "iterations_per_epoch": 20, "batch_size": 4, "learning_rate": 0.02}
+    common = {"schedule": NoiseSchedule(), "loss": VesselWeightedNoiseLoss(), "output_dir": tmp_path, **settings}
+    noise_trainer(network, patches, EMAHandler(network, momentum=0.1), amp=True, **common).run()
+    assert seen == [torch.bfloat16] * 60
+    assert network.weights[0] > 0.5
+
+
 def test_a_checkpoint_of_other_settings_is_refused(patches, tmp_path):
     train_noise(patches, tmp_path, stop_after=30)
     with pytest.raises(InputError, match="other settings"):
@@ -150,7 +167,8 @@ def test_no_label_means_the_empty_mask(patches):
     assert not mask.any()
 
 
-def test_segmenter_learns_and_resumes_with_the_same_bits(tmp_path):
+@pytest.mark.parametrize(("amp", "computed_in"), [(False, torch.float32), (True, torch.bfloat16)])
+def test_segmenter_learns_and_resumes_with_the_same_bits(tmp_path, amp, computed_in):
     generator = torch.Generator().manual_seed(0)
     images = []
     for _ in range(4):
@@ -158,18 +176,28 @@ def test_segmenter_learns_and_resumes_with_the_same_bits(tmp_path):
         images.append({"image": 2 * mask - 1 + 0.1 * torch.randn(1, 16, 16, generator=generator), "label": mask})
     patches = PatchDataset(images, RandSymmetryd(["image", "label"]), 0)
 
+    dtypes = set()
+
+    def loss(logits, label):
+        assert logits.dtype == torch.float32
+        return DiceCELoss(softmax=True, to_onehot_y=True, include_background=False)(logits, label)
+
     def train(folder, stop_after=None):
         torch.manual_seed(0)
         network = UNet(2, 1, 2, (4, 8), (2,), num_res_units=1)
+        for layer in network.modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.register_forward_hook(lambda layer, inputs, output: dtypes.add(output.dtype))
         trainer = segmentation_trainer(
             network,
             patches,
-            loss=DiceCELoss(softmax=True, to_onehot_y=True, include_background=False),
+            loss=loss,
             output_dir=folder,
             iterations=80,
             iterations_per_epoch=20,
             batch_size=4,
             learning_rate=0.02,
+            amp=amp,
         )
         run_until(trainer, stop_after)
         return network, trainer.optimizer.param_groups[0]["lr"]
@@ -178,8 +206,10 @@ def test_segmenter_learns_and_resumes_with_the_same_bits(tmp_path):
     assert rate == pytest.approx(0, abs=1e-6)
     train(tmp_path / "cut", stop_after=50)
     resumed, _ = train(tmp_path / "cut")
+    assert dtypes == {computed_in}
     for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b)
+        assert not a.is_floating_point() or a.dtype == torch.float32
     item = images[0]
     predicted = whole.eval()(item["image"][None]).argmax(1)
     assert (predicted == item["label"]).float().mean() > 0.95

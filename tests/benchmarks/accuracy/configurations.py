@@ -193,6 +193,7 @@ def _generators() -> Iterator[tuple[str, Configuration]]:
     yield "half-as-long-warm-start", Configuration("generators", warm, beside="half-as-long")
     yield "min-snr-5", Configuration("generators", {"min_snr_gamma": 5.0})
     yield "plain", Configuration("cost", PLAIN, scales=("round", "whole"))
+    yield "bfloat16", Configuration("cost", {"amp": True}, scales=("round", "whole"))
 
 
 CONFIGURATIONS = {
