@@ -15,6 +15,8 @@ MARK = "stage.json"
 """Written when a stage is finished."""
 BEGUN = "begun.json"
 """Written when a stage begins."""
+GROWS = "rounds"
+"""The setting of which a stage, finished or not, may be asked for more: it then does the rest."""
 
 
 class Stage:
@@ -90,12 +92,16 @@ def tracking_handler(stage: Stage) -> StageTracker:
 
 
 def is_finished(output_dir: str | Path, settings: Mapping[str, Any], inputs: Sequence[str | Path] = ()) -> bool:
-    """Whether ``output_dir`` holds a stage finished with these settings and inputs; InputError if with others."""
+    """Whether ``output_dir`` holds a stage finished with these settings and inputs; InputError if with others.
+
+    One that was finished with fewer ``rounds`` is not.
+    """
     mark = Path(output_dir) / MARK
     if not mark.exists():
         return False
-    _check_same(output_dir, load_json(mark), settings, inputs, "finished")
-    return True
+    record = load_json(mark)
+    _check_same(output_dir, record, settings, inputs, "finished")
+    return not _asks_for_more(record["settings"], settings)
 
 
 def check_begun(output_dir: str | Path, settings: Mapping[str, Any], inputs: Sequence[str | Path] = ()) -> None:
@@ -134,6 +140,8 @@ def _check_same(
 ) -> None:
     before, now = record["settings"], _plain(settings)
     changed = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+    if _asks_for_more(before, now):
+        changed.remove(GROWS)
     if changed:
         differences = ", ".join(f"{key}: {before.get(key)!r} then, {now.get(key)!r} now" for key in changed)
         raise InputError(f"{output_dir}: this stage was {state} with other settings ({differences}); delete the folder")
@@ -141,6 +149,10 @@ def _check_same(
     other = sorted(name for name in read.keys() & there.keys() if read[name] != there[name])
     if other:
         raise InputError(f"{output_dir}: this stage was {state} with another {', '.join(other)}; delete the folder")
+
+
+def _asks_for_more(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    return GROWS in before and GROWS in now and before[GROWS] < now[GROWS]
 
 
 def _plain(value: Any) -> Any:

@@ -121,9 +121,26 @@ def test_other_settings_for_a_finished_stage_are_refused(adapted, tmp_path):
     before = (workspace / "settings.json").read_text()
     with pytest.raises(InputError, match="iterations: 4 then, 6 now"):
         pipeline.adapt(workspace, "demo", {**TINY, "iterations": 6}, device="cpu")
-    with pytest.raises(InputError, match="rounds: 2 then, 3 now"):  # of the last stage, before the first is looked at
-        pipeline.adapt(workspace, "demo", {**TINY, "rounds": 3}, device="cpu")
+    with pytest.raises(InputError, match="rounds: 2 then, 1 now"):  # of the last stage, before the first is looked at
+        pipeline.adapt(workspace, "demo", {**TINY, "rounds": 1}, device="cpu")
     assert (workspace / "settings.json").read_text() == before
+
+
+def test_a_finished_adaptation_that_is_asked_for_another_round_runs_that_one_alone(adapted, tmp_path):
+    workspace = Path(shutil.copytree(adapted, tmp_path / "more"))
+    before = {path: path.stat().st_mtime_ns for path in workspace.glob("stages/**/*.pt")}
+    pipeline.adapt(workspace, "demo", {**TINY, "rounds": 3, "track": False}, device="cpu")
+    concluded = workspace / "stages" / "co_optimization" / "weights.pt"
+    after = {path: path.stat().st_mtime_ns for path in before if path != concluded}
+    assert after.items() <= before.items()
+    rounds = load_json(concluded.with_name("rounds.json"))
+    assert [record["round"] for record in rounds["rounds"]] == [0, 1, 2, 3]
+    assert load_json(workspace / "settings.json")["settings"]["rounds"] == 3
+    rows = load_json(workspace / "scores.json")["rows"]
+    assert "round 3" in [row["name"] for row in rows]
+    assert sum(row["exported"] for row in rows) == 1
+    exported = load_json(workspace / "vessel_segmentation" / "configs" / "metadata.json")["provenance"]
+    assert (exported["round"], exported["settings"]["rounds"]) == (rounds["exported_round"], 3)
 
 
 def test_what_was_made_from_weights_that_are_others_now_is_refused(adapted, tmp_path):

@@ -41,6 +41,21 @@ def test_an_unfinished_stage_is_not_continued_with_other_settings(tmp_path):
         stage(tmp_path, t0=6).start()
 
 
+def test_a_finished_stage_that_is_asked_for_more_rounds_is_continued_and_for_fewer_refused(tmp_path):
+    stage(tmp_path, rounds=4).start().finish()
+    more = stage(tmp_path, rounds=6)
+    assert not more.finished()
+    more.start()
+    assert stage(tmp_path, rounds=4).finished(), "the mark counts until the rest is done"
+    with pytest.raises(InputError, match="finished with other settings .sides: .3, 4. then, .3, 5. now"):
+        stage(tmp_path, rounds=6, sides=(3, 5)).start()
+    more.finish()
+    assert stage(tmp_path, rounds=6).finished()
+    assert load_json(more.output_dir / "stage.json")["continued"] is True
+    with pytest.raises(InputError, match="finished with other settings .rounds: 6 then, 4 now"):
+        stage(tmp_path, rounds=4).finished()
+
+
 def test_a_stage_whose_inputs_were_made_anew_is_out_of_date(tmp_path):
     """Weights are told by their hash, pairs by what determined their stage, wherever the workspace lies."""
     weights, pairs = tmp_path / "ddpm_target" / "weights.pt", tmp_path / "latent_mining" / "pairs"
