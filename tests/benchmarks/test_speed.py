@@ -45,7 +45,7 @@ def test_every_variant_of_the_generator_runs():
     for make in (networks.NoisePrediction, networks.TrainingStep):
         functions, failed = step.prepared(found, partial(make, batch=batch, device="cpu"), "cpu")
         assert set(found) == {*functions, *failed}
-        assert set(failed) <= {"ours, channels_last, bfloat16"}  # where it is too slow
+        assert all("bfloat16" in name for name in failed)  # where it is too slow
 
 
 def test_a_variant_that_cannot_run_is_skipped_with_its_reason():
@@ -72,6 +72,14 @@ def test_a_finished_section_is_not_measured_again_and_the_page_shows_it(tmp_path
     assert {row.preset for row in rows} == {"demo"}
     with (tmp_path / "speed_cpu.csv").open() as file:
         assert len(rows) == len(list(csv.reader(file))) - 1
+
+
+def test_machines_are_shown_one_after_the_other(tmp_path):
+    program.run_section("sampling", OPTIONS, tmp_path)
+    program.run_section("sampling", OPTIONS, tmp_path, name="other")
+    program.write_report(tmp_path)
+    headings = [line for line in (tmp_path / "speed.md").read_text().splitlines() if line.startswith("## ")]
+    assert headings == ["## CPU (speed_cpu.csv), preset `demo`", "## CPU (speed_cpu_other.csv), preset `demo`"]
 
 
 def test_evaluations_are_counted_from_the_stages_own_settings():

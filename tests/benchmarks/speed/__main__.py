@@ -1,6 +1,6 @@
 """Speed and memory of every part, and what bounds them; results as CSV and one page.
 
-    python -m tests.benchmarks.speed [--device cpu|cuda] [--sections step sampling …] [--again] [--report]
+    python -m tests.benchmarks.speed [--device cpu|cuda] [--sections step sampling …] [--name NAME] [--again] [--report]
 
 Ratios are taken between measurements made in turn in one run. A finished section is not run again unless ``--again``
 is given; ``--report`` only renders the page from the results that are there. Needs the extras ``test``, ``onnx`` and
@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15, help="measurements of a step; longer jobs are repeated less")
     parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile, which takes minutes")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "results", help="folder of results and page")
+    parser.add_argument("--name", help="of this machine, where the results of another are to be kept beside its own")
     parser.add_argument("--again", action="store_true", help="run sections that are there again")
     parser.add_argument("--report", action="store_true", help="only render the page")
     chosen = parser.parse_args()
@@ -45,7 +46,7 @@ def main() -> None:
     failed = []
     for section in [] if chosen.report else chosen.sections:
         try:
-            run_section(section, options, chosen.output, chosen.again)
+            run_section(section, options, chosen.output, chosen.again, chosen.name)
         except Exception:  # the sections after it may take long and need not wait for a repair
             traceback.print_exc()
             failed.append(section)
@@ -54,9 +55,9 @@ def main() -> None:
         parser.exit(1, f"failed: {', '.join(failed)}\n")
 
 
-def run_section(section: str, options: Options, output: Path, again: bool = False) -> None:
+def run_section(section: str, options: Options, output: Path, again: bool = False, name: str | None = None) -> None:
     """Add a section's rows to the results, unless they are there."""
-    path = output / f"speed_{options.device}.csv"
+    path = output / f"speed_{'_'.join(filter(None, (options.device, name)))}.csv"
     rows = read_rows(path)
     there = [row for row in rows if (row.section, row.preset) == (section, options.preset)]
     if there and not again:

@@ -78,17 +78,17 @@ def run(options: Options) -> list[Row]:
 def variants(
     definition: Mapping[str, Any], options: Options, shipped: Mapping[str, Flags], compiled: bool
 ) -> dict[str, Variant]:
-    """All that are compared; what a device cannot run or cannot gain from is left to the other."""
+    """All that are compared."""
     folded, gpu = definition["space_to_depth"] > 1, options.device.startswith("cuda")
     other = {**definition, "space_to_depth": 1 if folded else 2}
     last, every = {"channels_last": True}, {"channels_last": True, "attention": True, "fused": True}
     theirs: list[Flags] = [{}, last]
     own: list[Flags] = [{}, last, {**last, "attention": True}, {**last, "fused": True}, every, *shipped.values()]
     if gpu:
-        theirs += [{"tf32": True}, {**last, "bfloat16": True, "fused": True}]
-        own += [{"tf32": True}, {**every, "bfloat16": True}]
-    elif folded:
-        own.append({**last, "bfloat16": True})
+        theirs.append({"tf32": True})
+        own.append({"tf32": True})
+    theirs.append({**last, "bfloat16": True, "fused": True})
+    own.append({**every, "bfloat16": True})
     if compiled:
         own.append({**every, "bfloat16": True, "compiled": True} if gpu else {**shipped["training"], "compiled": True})
     found = {named(REFERENCE, flags): Variant(partial(DiffusersUNet, definition), **flags) for flags in theirs}
