@@ -249,12 +249,13 @@ def evaluate(
         Path | None, typer.Option(help="JSON file of all scores. Default: eval/evaluation.json in the bundle.")
     ] = None,
     views: ViewsOption = 1,
+    device: DeviceOption = None,
 ) -> None:
     """Score a segmenter against masks: mean over images and 95 % interval."""
     from . import segmenter
     from .report.table import COLUMNS, format_score
 
-    result = segmenter.evaluate(bundle, folder, output, views=views)
+    result = segmenter.evaluate(bundle, folder, output, views=views, device=device)
     typer.echo(f"{len(result['per_image'])} images, mean [95 % interval]")
     for name, (heading, factor) in COLUMNS.items():
         typer.echo(f"{heading:<20} {format_score(result['summary'].get(name), factor)}")

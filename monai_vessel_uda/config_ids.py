@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import json
 import pydoc
 import re
 from collections.abc import Mapping, Sequence
@@ -64,6 +65,28 @@ def reached(config: Mapping[str, Any], key: str) -> set[str]:
         found |= new
         new = set().union(*(references(config.get(parts_of(name)[0])) for name in new)) - found
     return found
+
+
+def hidden_overrides(overrides: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, str]:
+    """Overrides inside a definition, such as ``schedule#beta_end``, on which nothing in the config's settings depends.
+
+    Settings of their own need not be looked at: a stage records those that determine its result.
+
+    Args:
+        overrides: ids that the config has, and values.
+        config: of a stage, with ``settings``.
+
+    Returns:
+        For example ``{"schedule.beta_end": "0.01"}``: values as text, so that MONAI makes nothing of them.
+    """
+    shown = reached(config, "settings")
+    hidden = {}
+    for key, value in overrides.items():
+        parts = parts_of(key)
+        is_shown = any("#".join(parts[:length]) in shown for length in range(1, len(parts) + 1))
+        if not is_shown and isinstance(config[parts[0]], dict | list):
+            hidden[".".join(parts)] = json.dumps(value, default=str)
+    return hidden
 
 
 def _names(node: Any) -> set[str]:

@@ -172,7 +172,7 @@ def adapt(
     bundle = export_bundle(workspace, settings)
     if evaluated:
         score(workspace, settings)
-    write_example(workspace, _predictions(workspace, 3))
+    write_example(workspace, _predictions(workspace, settings, 3))
     write_report(workspace)
     tracking.log_results()
     tracking.log_bundle(bundle, registered_model)
@@ -285,6 +285,7 @@ def score(workspace: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         scored = {"weights_sha256": sha256(weights), "threshold": threshold}
         if not output.exists() or not scored.items() <= load_json(output).items():
             overrides = {"ckpt_path": str(weights), "threshold": threshold, "seed": settings["seed"]}
+            overrides |= _device(settings)
             result = evaluate(bundle, None, output, manifest=workspace / "manifest.json", overrides=overrides)
             save_json({**result, **scored}, output)
         is_exported = name == (f"round {exported}" if exported else SHOWN_AS[rounds["started_from"]])
@@ -313,12 +314,17 @@ def stage_workflow(workspace: str | Path, step: Step, settings: Mapping[str, Any
     return bundle_workflow([root / "configs" / step.config], root, overrides)
 
 
-def _predictions(workspace: Path, count: int) -> "Iterator[tuple[Tensor, Tensor]]":
+def _device(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The device that was asked for, if one was; otherwise every bundle takes a GPU where there is one."""
+    return {"device": settings["device"]} if "device" in settings else {}
+
+
+def _predictions(workspace: Path, settings: Mapping[str, Any], count: int) -> "Iterator[tuple[Tensor, Tensor]]":
     """The first target images, at the working resolution, and what the exported bundle marks in them."""
     from .data.manifest import datalist, load_manifest
     from .engines.inference import native_probabilities
 
-    workflow = inference_workflow(workspace / "vessel_segmentation", ["segment.json"], {})
+    workflow = inference_workflow(workspace / "vessel_segmentation", ["segment.json"], _device(settings))
     workflow.parser.parse(True)
     network, transform, inferer, threshold = (
         workflow.parser.get_parsed_content(name) for name in ("network", "preprocessing", "inferer", "threshold")

@@ -77,10 +77,15 @@ def evaluate(
     *,
     manifest: str | Path | None = None,
     views: int = 1,
+    device: str | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Score a bundle against masks of a folder or of a manifest's evaluation list; ``views`` as in :func:`segment`."""
-    values = {"views": views, "evaluation_dir": _text(folder), "manifest": _text(manifest), **(overrides or {})}
+    """Score a bundle against masks of a folder or of a manifest's evaluation list.
+
+    ``views`` and ``device`` as in :func:`segment`.
+    """
+    values = {"views": views, "evaluation_dir": _text(folder), "manifest": _text(manifest), **device_override(device)}
+    values |= overrides or {}
     if output is not None:
         values["output"] = str(output)
     with opened_bundle(bundle) as opened:

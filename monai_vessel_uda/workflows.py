@@ -1,12 +1,11 @@
 """MONAI's own workflow over bundle configs, for whoever runs one: a stage, or an exported bundle."""
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .config_ids import parts_of, reached
+from .config_ids import hidden_overrides, parts_of
 from .files import load_json
 
 
@@ -26,23 +25,8 @@ def bundle_workflow(configs: Sequence[Path], root: Path, overrides: Mapping[str,
 
     config = {key: value for file in configs for key, value in load_json(file).items()}
     known = {key: value for key, value in overrides.items() if parts_of(key)[0] in config}
-    if "settings" in config:
-        known |= _recorded(known, config)
+    if "settings" in config and (hidden := hidden_overrides(known, config)):
+        known["settings#overrides"] = hidden
     logging.getLogger("ignite").setLevel(logging.WARNING)
     files = [str(file) for file in configs]
     return ConfigWorkflow(files, logging_file=False, workflow_type=None, bundle_root=str(root), **known)
-
-
-def _recorded(overrides: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """Overrides inside a definition, such as ``schedule#beta_end``, that no recorded setting depends on.
-
-    Settings of their own need not be looked at: a stage records those that determine its result.
-    """
-    shown = reached(config, "settings")
-    hidden = {}
-    for key, value in overrides.items():
-        parts = parts_of(key)
-        is_shown = any("#".join(parts[:length]) in shown for length in range(1, len(parts) + 1))
-        if not is_shown and isinstance(config[parts[0]], dict | list):
-            hidden[".".join(parts)] = json.dumps(value, default=str)  # as text, so that MONAI makes nothing of it
-    return {"settings#overrides": hidden} if hidden else {}

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 os.environ.pop("MLFLOW_TRACKING_URI", None)
+if os.environ.get("GPU_TESTS") != "1":  # all others are for the CPU, to whose bits some compare
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: two processes of two threads on two cores crawl
     os.environ["OMP_NUM_THREADS"] = "1"
 

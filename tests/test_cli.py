@@ -174,8 +174,8 @@ def test_segment_defaults(calls):
 
 
 def test_evaluate_prints_scores_with_intervals(calls):
-    result = run("evaluate", "b", "images", "--output", "o.json", "--views", 8)
-    assert calls == [("evaluate", (Path("b"), Path("images"), Path("o.json")), {"views": 8})]
+    result = run("evaluate", "b", "images", "--output", "o.json", "--views", 8, "--device", "cpu")
+    assert calls == [("evaluate", (Path("b"), Path("images"), Path("o.json")), {"views": 8, "device": "cpu"})]
     lines = dict(line.split("  ", 1) for line in result.stdout.splitlines() if "  " in line)
     assert lines["Dice %"].strip() == "53.12 [50.00, 56.00]"
     assert lines["ROC-AUC %"].strip() == "–"

@@ -6,7 +6,8 @@ TensorRT is MONAI's ``python -m monai.bundle trt_export``: see ``docs/deployment
 import contextlib
 import io
 import logging
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..files import load_json, load_tensors, replacing, save_json, sha256
+from ..files import load_json, load_tensors, replacing, save_json, save_tensors, sha256
 from .exported_bundle import bundle_network, check_bundle
 
 logger = logging.getLogger("monai_vessel_uda")
@@ -46,8 +47,10 @@ def convert_bundle(bundle: Path, runtime: str) -> Path:
     check_bundle(bundle)
     path = bundle / FILES[runtime]
     with replacing(path) as temporary:
-        (_to_torchscript if runtime == "torchscript" else _to_onnx)(bundle, temporary)
-        converted = torch.jit.load(temporary) if runtime == "torchscript" else OnnxNetwork(temporary)
+        with _weights_on_cpu(bundle) as weights:
+            (_to_torchscript if runtime == "torchscript" else _to_onnx)(bundle, weights, temporary)
+        on_cpu = ["CPUExecutionProvider"]  # a GPU's convolutions would not be those of float32
+        converted = torch.jit.load(temporary) if runtime == "torchscript" else OnnxNetwork(temporary, on_cpu)
         difference = largest_difference(bundle, converted)
         if not difference <= TOLERANCE:
             raise InputError(
@@ -136,13 +139,22 @@ def _made_from(bundle: Path, path: Path) -> dict[str, str]:
     return {"sha256": sha256(path), "weights_sha256": sha256(bundle / "models" / "model.pt")}
 
 
-def _to_torchscript(bundle: Path, path: Path) -> None:
+@contextlib.contextmanager
+def _weights_on_cpu(bundle: Path) -> Iterator[Path]:
+    """The bundle's weights as a file that also loads where there is no GPU; fine-tuning on one leaves them there."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.pt"
+        save_tensors(load_tensors(bundle / "models" / "model.pt", map_location="cpu"), path)
+        yield path
+
+
+def _to_torchscript(bundle: Path, weights: Path, path: Path) -> None:
     from monai.bundle import ckpt_export
 
-    ckpt_export(filepath=str(path), **_arguments(bundle))
+    ckpt_export(filepath=str(path), **_arguments(bundle, weights))
 
 
-def _to_onnx(bundle: Path, path: Path) -> None:
+def _to_onnx(bundle: Path, weights: Path, path: Path) -> None:
     from monai.bundle import onnx_export
 
     try:
@@ -153,13 +165,13 @@ def _to_onnx(bundle: Path, path: Path) -> None:
     batch = {0: "batch"}
     names = {"input_names": ["image"], "output_names": ["pred"], "dynamic_axes": {"image": batch, "pred": batch}}
     with contextlib.redirect_stdout(io.StringIO()):  # torch's exporter tells every step
-        onnx_export(filepath=str(path), use_trace=True, converter_kwargs=names, **_arguments(bundle))
+        onnx_export(filepath=str(path), use_trace=True, converter_kwargs=names, **_arguments(bundle, weights))
 
 
-def _arguments(bundle: Path) -> dict[str, Any]:
+def _arguments(bundle: Path, weights: Path) -> dict[str, Any]:
     return {
         "net_id": "network_def",
-        "ckpt_file": str(bundle / "models" / "model.pt"),
+        "ckpt_file": str(weights),
         "meta_file": str(bundle / "configs" / "metadata.json"),
         "config_file": str(bundle / "configs" / "inference.json"),
         "bundle_root": str(bundle),

@@ -77,14 +77,14 @@ def generation_pairs(grid: Sequence[int], t0: int | None = None) -> list[Pair]:
 
 def predict_clean(x_t: Tensor, noise: Tensor, alpha_bar_t: Tensor, clamp: bool = False) -> Tensor:
     """Clean image that a noise prediction implies, eq. 5; clamped to [-1, 1] on request."""
-    x_0 = (x_t - (1 - alpha_bar_t).sqrt().to(x_t) * noise) / alpha_bar_t.sqrt().to(x_t)
+    x_0 = (x_t - (1 - alpha_bar_t).sqrt().to(x_t.dtype) * noise) / alpha_bar_t.sqrt().to(x_t.dtype)
     return x_0.clamp(-1, 1) if clamp else x_0
 
 
 def ddim_step(x_t: Tensor, noise: Tensor, alpha_bar_t: Tensor, alpha_bar_s: Tensor, clamp: bool = False) -> Tensor:
     """Move from noise level t to noise level s along the predicted noise, eqs. 4 and 6."""
     x_0 = predict_clean(x_t, noise, alpha_bar_t, clamp)
-    return alpha_bar_s.sqrt().to(x_t) * x_0 + (1 - alpha_bar_s).sqrt().to(x_t) * noise
+    return alpha_bar_s.sqrt().to(x_t.dtype) * x_0 + (1 - alpha_bar_s).sqrt().to(x_t.dtype) * noise
 
 
 @torch.no_grad()
@@ -185,9 +185,9 @@ def sample_ancestral(
         weight_0 = alpha_bar_s.sqrt() * (1 - ratio) / (1 - alpha_bar_t)
         weight_t = ratio.sqrt() * (1 - alpha_bar_s) / (1 - alpha_bar_t)
         deviation = ((1 - ratio) * (1 - alpha_bar_s) / (1 - alpha_bar_t)).sqrt()
-        x = weight_0.to(x) * x_0 + weight_t.to(x) * x
+        x = weight_0.to(x.dtype) * x_0 + weight_t.to(x.dtype) * x
         if s != CLEAN:
-            x = x + deviation.to(x) * seeded_noise(x, generators)
+            x = x + deviation.to(x.dtype) * seeded_noise(x, generators)
     return x
 
 

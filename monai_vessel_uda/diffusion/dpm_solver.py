@@ -58,10 +58,10 @@ def generate_2m(
         width = _half_log_snr(alpha_bar_s) - _half_log_snr(alpha_bar_t)
         clean = x_0
         if last is not None and s != CLEAN:
-            clean = x_0 + (width / (2 * last[1])).to(x) * (x_0 - last[0])
+            clean = x_0 + (width / (2 * last[1])).to(x.dtype) * (x_0 - last[0])
         shrunk = ((1 - alpha_bar_s) / (1 - alpha_bar_t)).sqrt()
         gained = -alpha_bar_s.sqrt() * torch.expm1(-width)
-        x = shrunk.to(x) * x + gained.to(x) * clean
+        x = shrunk.to(x.dtype) * x + gained.to(x.dtype) * clean
         last = x_0, width
     return x
 

@@ -70,8 +70,8 @@ class MaskConditionedUNet(nn.Module):
             for name, child in block.named_children():
                 if type(child) is nn.SiLU:
                     setattr(block, name, _SiLU())
-        # The layout in which convolutions are fastest; the state dict stays the same. Its group norm of groups of one
-        # channel is right to 1e-5 only.
+        # The layout in which convolutions are fastest on a CPU; the state dict stays the same. Its group norm of groups
+        # of one channel is right to 1e-5 only.
         if spatial_dims == 2 and norm_num_groups < min(channels):
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

@@ -1,15 +1,19 @@
-"""Clear errors for those who run a bundle by ``python -m monai.bundle run``.
+"""Clear errors and whole records for those who run a bundle by ``python -m monai.bundle run``.
 
 MONAI takes a misspelt override for a new id and ignores it, and shows a user's mistake as a traceback. The configs of
-the stages call :func:`check` first.
+the stages call :func:`check` first; what a command line sets inside a definition, their records get by
+:func:`recorded`. Both do nothing in a process that ``monai.bundle`` did not start, such as ``vessel-uda``.
 """
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
-from ..config_ids import misspelt
+from fire.parser import DefaultParseValue
+
+from ..config_ids import hidden_overrides, misspelt, parts_of
 from ..errors import InputError, mendable
 from ..files import load_json
 
@@ -31,20 +35,17 @@ _OWN_OPTIONS = {
 def check(arguments: Sequence[str] | None = None) -> None:
     """Refuse misspelt overrides and unusable paths, and from here on show an InputError as one line with exit code 2.
 
-    Does nothing in a process that ``monai.bundle`` did not start, such as ``vessel-uda``.
-
     Args:
         arguments: the command line; this process's by default.
 
     Raises:
         InputError: an option that no config has, or a path with '#'.
     """
-    arguments = sys.argv if arguments is None else arguments
-    if Path(arguments[0]).parts[-3:] != ("monai", "bundle", "__main__.py"):
+    options = _options_of_monai(arguments)
+    if options is None:
         return
     if sys.excepthook is sys.__excepthook__:
         sys.excepthook = _one_line
-    options = dict(_options(arguments[1:]))
     configs = [load_json(path) for path in _config_files(options.get("config_file", ""))]
     for name, value in options.items():
         close = misspelt(name, configs) if configs and name not in _OWN_OPTIONS else None
@@ -56,6 +57,30 @@ def check(arguments: Sequence[str] | None = None) -> None:
                 f"--{name}: a path with '#' cannot be used, since bundle configs read it as a separator: {value}; "
                 "rename it"
             )
+
+
+def recorded(settings: Mapping[str, Any], arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """A stage's settings and, as ``overrides``, what the command line sets inside definitions and they do not show.
+
+    Args:
+        settings: what determines the stage's result, as its config has it.
+        arguments: the command line; this process's by default.
+    """
+    options = _options_of_monai(arguments) or {}
+    config = {
+        key: value for path in _config_files(options.get("config_file", "")) for key, value in load_json(path).items()
+    }
+    given = {name: DefaultParseValue(value) for name, value in options.items() if parts_of(name)[0] in config}
+    hidden = hidden_overrides(given, config) if given else {}
+    return {**settings, **({"overrides": hidden} if hidden else {})}
+
+
+def _options_of_monai(arguments: Sequence[str] | None) -> dict[str, str] | None:
+    """Options of a process that ``monai.bundle`` started; None in others."""
+    arguments = sys.argv if arguments is None else arguments
+    if Path(arguments[0]).parts[-3:] != ("monai", "bundle", "__main__.py"):
+        return None
+    return dict(_options(arguments[1:]))
 
 
 def _options(arguments: Sequence[str]) -> Iterable[tuple[str, str]]:

@@ -8,8 +8,8 @@ Round k, from :math:`S_{k-1}` and :math:`\epsilon^B_{k-1}`:
 4. :math:`S_k`: :math:`S_{k-1}` refined on :math:`(x^{A \to B}_k, y^A)`.
 
 Every step leaves its result in the round's folder and is skipped if it is there, so that an interrupted run continues
-where it stopped and ends with the same bits. Several processes go through the steps together: they share trainings,
-images and shards, the first writes, and the others read what it wrote.
+where it stopped and ends with the same bits (on a GPU: up to rounding). Several processes go through the steps
+together: they share trainings, images and shards, the first writes, and the others read what it wrote.
 """
 
 import copy

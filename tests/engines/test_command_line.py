@@ -6,9 +6,10 @@ import sys
 
 import pytest
 
-from monai_vessel_uda.engines.command_line import check
+from monai_vessel_uda.engines.command_line import check, recorded
 from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.settings import bundles_folder
+from monai_vessel_uda.workflows import bundle_workflow
 
 NETWORK = "monai_vessel_uda.diffusion.StackedInputUNet"
 MONAI = "/anywhere/site-packages/monai/bundle/__main__.py"
@@ -67,6 +68,22 @@ def test_accepts(config, options, monkeypatch):
 def test_leaves_other_programs_alone(config):
     check(["/bin/vessel-uda", "adapt", "--iteratons", "5", "--config_file", str(config)])
     assert sys.excepthook.__module__ != "monai_vessel_uda.engines.command_line"
+
+
+def test_overrides_inside_definitions_that_the_settings_do_not_show_are_recorded():
+    """As the same overrides are by ``vessel-uda``, so that either may continue what the other began."""
+    config = bundles_folder() / "ddpm_pretrain" / "configs" / "train.json"
+    options = ["--schedule#beta_end", "0.01", "--generator_def#channels", "[8]", "--batch_size=2", "--device", "cpu"]
+    given = [MONAI, "run", "--config_file", str(config), *options]
+    assert recorded({"t0": 5}, given) == {"t0": 5, "overrides": {"schedule.beta_end": "0.01"}}
+    assert recorded({"t0": 5}, given[:4]) == {"t0": 5}
+    assert recorded({"t0": 5, "overrides": {"a": "1"}}, ["vessel-uda", *given[1:]]) == {
+        "t0": 5,
+        "overrides": {"a": "1"},
+    }
+    overrides = {"schedule#beta_end": 0.01, "generator_def#channels": [8], "batch_size": 2}
+    workflow = bundle_workflow([config], config.parent.parent, overrides)
+    assert workflow.parser.get("settings")["overrides"] == {"schedule.beta_end": "0.01"}
 
 
 @pytest.mark.slow

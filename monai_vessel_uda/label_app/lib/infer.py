@@ -40,7 +40,7 @@ class VesselInferTask(BundleInferTask):
 
         MONAI Label's writer drops the affine of 2-D images, which puts the mask elsewhere in a viewer.
         """
-        mask = np.asarray(data[self.output_label_key], dtype=np.uint8)
+        mask = torch.as_tensor(data[self.output_label_key]).cpu().numpy().astype(np.uint8)
         suffix = data.get("result_extension") or extension or mask_suffix(data["image_path"])
         file, path = tempfile.mkstemp(suffix=suffix)
         os.close(file)

@@ -7,7 +7,7 @@ IMAGES holds FIVES, HRF, CHASE_DB1 (source, with masks) and ROSSA (target). Each
 stage whose settings are the default's is taken from the default of the same seed. RESULTS.csv gets one line for each
 segmenter; what is in it with today's settings is not run again, so an interrupted benchmark continues. Several may run
 at once, with other seeds or configurations, and write to one file; whichever comes first makes a seed's default, and
-the others wait for it.
+the others wait for it. Rows do not say on what device they were made: give a GPU's a file of their own.
 
 A configuration is compared with the default at the scales named in ``configurations.py``: ``whole`` adaptations, the
 generators and one ``round``, or one ``segmenter`` alone.

@@ -16,6 +16,7 @@ from importlib import import_module
 from pathlib import Path
 
 import torch
+from monai.utils import set_determinism
 
 from .measure import ROOT, Options, conditions, load_average, read_rows, write_rows
 from .report import write_report
@@ -64,6 +65,8 @@ def run_section(section: str, options: Options, output: Path, again: bool = Fals
         print(f"{section}: there already", flush=True)
         return
     print(f"{section} …", flush=True)
+    set_determinism(seed=0)  # as every stage does; it also decides which algorithms a GPU may take
+    torch.set_float32_matmul_precision("highest")
     start, load = time.perf_counter(), load_average()
     found = import_module(f".{section}", __package__).run(options)
     seconds = time.perf_counter() - start

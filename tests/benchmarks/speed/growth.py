@@ -46,8 +46,19 @@ def step_rows(options: Options) -> list[Row]:
     patch, least = config.get("patch_size"), max(1, config.get("batch_size") // 2)
     variant, device = Variant(ours(definition), **as_shipped(options)["training"]), options.device
     functions = {f: TrainingStep(variant, noise_batch(f * least, patch, device), device) for f in FACTORS}
+    functions = {factor: function for factor, function in functions.items() if fits(function)}
     case = f"training step of the generator, {least} patches of {patch} x {patch} times"
     return grown_rows(case, functions, max(1, options.repeats // 3), options)
+
+
+def fits(function: Callable[[], Any]) -> bool:
+    """Whether a GPU has memory enough for it."""
+    try:
+        function()
+    except torch.cuda.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return False
+    return True
 
 
 def mining_rows(options: Options) -> list[Row]:
