@@ -177,7 +177,9 @@ def adapt(
     registered_model: Annotated[
         str, typer.Option(help="Model in MLflow's registry of which the segmenter becomes a version.")
     ] = "vessel_segmentation",
-    seed: SeedOption = 0,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of everything random. Default: the manifest's, or 0.", min=0)
+    ] = None,
     device: DeviceOption = None,
 ) -> None:
     """Run all stages: prepare (if not done), train, mine, co-optimise, score, export, report.
@@ -185,18 +187,20 @@ def adapt(
     Finished stages are skipped and an interrupted one continues: run the same command again.
     """
     from . import pipeline
+    from .settings import device_override, resolve_settings
 
-    if (workspace / "manifest.json").exists():
-        _check_prepared(workspace, {"evaluation": evaluation, "supervised": upper_bound})
-        if source or target or evaluation or upper_bound:
-            logger.info("%s was prepared before; its images are used, folders given here are not read", workspace)
-    elif source and target is not None:
-        _prepare(workspace, source, target, evaluation, upper_bound, seed, preset, {})
-    elif source or target or evaluation or upper_bound:
-        raise InputError("adapt: expected both --source (once or more) and --target, each with a folder")
     overrides = _overrides(settings or [])
     if rounds is not None:
         overrides["rounds"] = rounds
+    resolve_settings(preset, {**overrides, **device_override(device)})  # refused before images are looked at
+    if (workspace / "manifest.json").exists():
+        _check_prepared(workspace, {"evaluation": evaluation, "supervised": upper_bound}, seed)
+        if source or target or evaluation or upper_bound:
+            logger.info("%s was prepared before; its images are used, folders given here are not read", workspace)
+    elif source and target is not None:
+        _prepare(workspace, source, target, evaluation, upper_bound, seed or 0, preset, {})
+    elif source or target or evaluation or upper_bound:
+        raise InputError("adapt: expected both --source (once or more) and --target, each with a folder")
     bundle = pipeline.adapt(workspace, preset, overrides, baselines, device, registered_model)
     scores = workspace / "scores.md"
     if scores.exists():
@@ -255,6 +259,8 @@ def evaluate(
     from . import segmenter
     from .report.table import COLUMNS, format_score
 
+    if bundle.is_file() and output is None:
+        raise InputError(f"{bundle}: a zip is not changed; say where the scores go with --output")
     result = segmenter.evaluate(bundle, folder, output, views=views, device=device)
     typer.echo(f"{len(result['per_image'])} images, mean [95 % interval]")
     for name, (heading, factor) in COLUMNS.items():
@@ -271,6 +277,8 @@ def package(
     """Pack a finished bundle as the zip that MONAI's download and load accept."""
     from .deployment.archive import opened_bundle, package_bundle
 
+    if bundle.is_file():
+        raise InputError(f"{bundle}: expected a bundle's folder; this is a zip already")
     with opened_bundle(bundle) as folder:
         typer.echo(package_bundle(folder, output))
 
@@ -357,11 +365,13 @@ def _prepare(
     return pipeline.prepare(workspace, source, target, evaluation, upper_bound, seed=seed, **options)
 
 
-def _check_prepared(workspace: Path, asked: Mapping[str, Path | None]) -> None:
-    """Refuse masked images that a workspace was prepared without: they would be left out in silence."""
+def _check_prepared(workspace: Path, asked: Mapping[str, Path | None], seed: int | None) -> None:
+    """Refuse masked images or a seed that a workspace was prepared without: they would be left out in silence."""
     from .files import load_json
 
     manifest = load_json(workspace / "manifest.json")
+    if seed is not None and seed != manifest.get("seed"):
+        raise InputError(f"--seed {seed}: {workspace} was prepared with {manifest.get('seed')}; take a new workspace")
     for name, folder in asked.items():
         if folder is not None and not manifest.get(name):
             option = {"supervised": "upper-bound"}.get(name, name)

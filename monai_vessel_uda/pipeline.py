@@ -88,6 +88,11 @@ def prepare(
     from .transforms.preprocessing import estimate_preprocessing
 
     check_path(Path(workspace).resolve())
+    path = Path(workspace) / "manifest.json"
+    if path.exists() and any((path.parent / "stages").glob("*")):
+        raise InputError(
+            f"{path}: this workspace has stages of an earlier adaptation; choose another folder or delete it"
+        )
     if supervised is not None and evaluation is None:
         raise InputError(f"upper bound {supervised}: expected images to score it on, too (--evaluation)")
     sources = [item for folder in source for item in find_items(folder, domain="source", labels="required")]
@@ -112,12 +117,7 @@ def prepare(
         preprocessing=record,
         seed=seed,
     )
-    path = Path(workspace) / "manifest.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and any((path.parent / "stages").glob("*")):
-        raise InputError(
-            f"{path}: this workspace has stages of an earlier adaptation; choose another folder or delete it"
-        )
     save_manifest(manifest, path)
     return path
 
@@ -164,6 +164,8 @@ def adapt(
     steps = list(stages(baselines, baselines and evaluated and bool(manifest["supervised"])))
     for step in steps:
         check_step(workspace, step, settings)
+    patch_size = stage_workflow(workspace, steps[0], settings).parser.get("patch_size")
+    _check_sizes(manifest, [step.overrides.get("training_set") for step in steps], patch_size)
     tracking = AdaptationTracker(workspace, settings.get("track", True)).start({"preset": preset, **settings})
     save_json({"version": 1, "preset": preset, "settings": settings}, workspace / "settings.json")
     warn_if_hopeless(preset, device)
@@ -199,6 +201,24 @@ def check_step(workspace: Path, step: Step, settings: Mapping[str, Any]) -> None
     with surfacing_input_errors():
         parser.parse(True)
         check_begun(parser.get_parsed_content("output_dir"), parser.get_parsed_content("settings"))
+
+
+def _check_sizes(manifest: Mapping[str, Any], training_sets: Sequence[str | None], patch_size: int) -> None:
+    """Refuse images that hold no patch at the working resolution, rather than when their stage's turn comes."""
+    from .transforms.resize import scaled_size
+
+    source, target = (manifest["preprocessing"][domain] for domain in ("source", "target"))
+    names = ["scale", *(["nominal_scale"] if "raw" in training_sets else [])]
+    scales = {name: min(entry[key] for key in names) for name, entry in source["datasets"].items()}
+    for name in ("source", "target", *(["supervised"] if "supervised" in training_sets else [])):
+        for entry in manifest[name]:
+            scale = scales[entry["dataset"]] if name == "source" else target["scale"]
+            rows, columns = scaled_size(entry["size"], scale)
+            if min(rows, columns) < patch_size:
+                raise InputError(
+                    f"{entry['image']}: {columns} x {rows} pixels at the working resolution, less than a patch; leave "
+                    f"it out, or set a patch_size below {patch_size}"
+                )
 
 
 def run_step(workspace: Path, step: Step, settings: Mapping[str, Any]) -> bool:
@@ -282,7 +302,7 @@ def score(workspace: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     for name, weights in trained_segmenters(workspace, len(rounds["rounds"]) - 1):
         output = weights.parent / "evaluation.json"
         threshold = load_json(weights.with_suffix(".json")).get("threshold", 0.5)
-        scored = {"weights_sha256": sha256(weights), "threshold": threshold}
+        scored = {"weights_sha256": sha256(weights), "threshold": threshold, "version": __version__}
         if not output.exists() or not scored.items() <= load_json(output).items():
             overrides = {"ckpt_path": str(weights), "threshold": threshold, "seed": settings["seed"]}
             overrides |= _device(settings)

@@ -6,7 +6,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from .config_ids import misspelt
+from .config_ids import misspelt, parts_of
 from .errors import InputError
 from .files import load_json
 from .limits import check_limits
@@ -21,9 +21,8 @@ ADAPTATION_CONFIGS = (
     "latent_mining/mine.json",
     "latent_mining/train.json",
     "co_optimization/train.json",
-    "vessel_segmentation/inference.json",
 )
-"""Bundle and config of every stage, and of what the adaptation exports."""
+"""Bundle and config of every stage."""
 
 
 def bundles_folder() -> Path:
@@ -77,17 +76,21 @@ def resolve_settings(preset: str, overrides: Mapping[str, Any]) -> dict[str, Any
     Raises:
         InputError: unknown preset or id, or values that cannot be.
     """
-    settings = {**preset_overrides(preset), **overrides}
+    settings = {**preset_overrides(preset), **{"#".join(parts_of(key)): value for key, value in overrides.items()}}
     places = map(Path, ADAPTATION_CONFIGS)
     configs = [load_json(bundle_folder(place.parts[0]) / "configs" / place.name) for place in places]
     for key in settings:
         close = misspelt(key, configs)
         if close is not None:
             hint = f"; did you mean {close!r}?" if close else ""
-            raise InputError(f"override {key!r}: no bundle config has this id{hint}")
-    defaults = {key: value for config in configs[:-1] for key, value in config.items()}
+            raise InputError(f"override {key!r}: no stage has this id{hint}")
+    defaults = {key: value for config in configs for key, value in config.items()}
     for key, value in settings.items():
         default = defaults.get(key)
+        if isinstance(default, dict) and "_target_" in default and isinstance(value, dict) and "_target_" not in value:
+            raise InputError(
+                f"{key}: expected a definition with '_target_'; give parts as '{key}#{next(iter(value), 'part')}'"
+            )
         if isinstance(default, dict) and isinstance(value, dict) and "_target_" not in default:
             missing = sorted(default.keys() - value.keys())
             if missing:

@@ -146,10 +146,25 @@ def test_adapt_passes_overrides(calls, tmp_path):
     assert calls[0][1] == (tmp_path, "full", {**expected, "rounds": 2}, False, "cpu", "clinic")
 
 
-def test_adapt_passes_zero_rounds_on_to_be_refused(calls, tmp_path):
+def test_adapt_refuses_zero_rounds(calls, tmp_path):
     (tmp_path / "manifest.json").write_text("{}")
-    run("adapt", tmp_path, "--rounds", 0)
-    assert calls[0][1][2] == {"rounds": 0}
+    result = run("adapt", tmp_path, "--rounds", 0)
+    assert (result.exit_code, calls) == (2, [])
+    assert "rounds: expected a whole number of at least 1, got 0" in result.stderr
+
+
+@pytest.mark.parametrize(("asked", "code"), [([], 0), (["--seed", 3], 0), (["--seed", 0], 2)])
+def test_adapt_refuses_a_seed_that_it_was_not_prepared_with(calls, tmp_path, asked, code):
+    (tmp_path / "manifest.json").write_text('{"seed": 3}')
+    result = run("adapt", tmp_path, *asked)
+    assert result.exit_code == code
+    assert ("prepared with 3; take a new workspace" in result.stderr) == bool(code)
+
+
+def test_adapt_refuses_settings_before_it_looks_at_images(calls, tmp_path):
+    result = run("adapt", tmp_path / "w", "--source", "a", "--target", "c", "--set", "itterations=4")
+    assert (result.exit_code, calls) == (2, [])
+    assert "did you mean 'iterations'" in result.stderr
 
 
 def test_adapt_prints_the_scores(calls, tmp_path):
@@ -171,6 +186,14 @@ def test_segment_defaults(calls):
     run("segment", "in", "out", "--bundle", "b")
     unset = {"scale": None, "threshold": None, "suffix": None, "device": None}
     assert calls[0][2] == {"probability": False, "overlay": False, "views": 1, "runtime": "torch", **unset}
+
+
+def test_a_zip_is_not_changed(calls, tmp_path):
+    (tmp_path / "b.zip").write_text("")
+    for arguments in (["evaluate", tmp_path / "b.zip", "images"], ["package", tmp_path / "b.zip"]):
+        result = run(*arguments)
+        assert (result.exit_code, calls) == (2, [])
+        assert "b.zip: " in result.stderr
 
 
 def test_evaluate_prints_scores_with_intervals(calls):

@@ -75,8 +75,11 @@ def test_counts_are_whole_numbers_and_large_enough(name, how):
         ({"refine_iterations": "many"}, "refine_iterations: expected a positive multiple .* got 'many'"),
         ({"round_iterations_per_epoch": 0}, "round_iterations: expected a positive multiple of"),
         ({"generator_def#chanels": [8]}, "has this id; did you mean 'generator_def#channels'"),
-        ({"generator_def#channels#x": 8}, "override 'generator_def#channels#x': no bundle config has this id$"),
-        ({"rouns": 3}, "override 'rouns': no bundle config has this id; did you mean 'rounds'"),
+        ({"generator_def#channels#x": 8}, "override 'generator_def#channels#x': no stage has this id$"),
+        ({"threshold": 0.3}, "override 'threshold': no stage has this id"),
+        ({"augmentation::noise": -5}, "augmentation#noise: expected 0 to inf, got -5"),
+        ({"segmenter_def": {"channels": [8]}}, "segmenter_def: expected .* '_target_'; .* 'segmenter_def#channels'"),
+        ({"rouns": 3}, "override 'rouns': no stage has this id; did you mean 'rounds'"),
     ],
 )
 def test_counts_that_do_not_go_together(overrides, message):

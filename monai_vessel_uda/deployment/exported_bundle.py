@@ -31,7 +31,7 @@ SCORED = {"dice": "mean_dice", "cldice": "mean_cldice", "ahd_px": "mean_average_
 _PACKAGE_CONFIGS = ("segment.json", "score.json", "inference_onnx.json")
 """Laid over ``inference.json`` by this package; they use its classes and stay here."""
 _MONAI_ONLY_CONFIGS = ("evaluate.json", "train.json", "multi_gpu_train.json", "multi_gpu_inference.json")
-_KEPT_SETTINGS = ("segmenter_def", "patch_size", "sw_batch_size", "overlap", "scale", "threshold")
+_KEPT_SETTINGS = ("segmenter_def", "patch_size", "sw_batch_size", "overlap")
 """Settings of an adaptation that its segmenter keeps; others, such as the device, were those of its training."""
 _METADATA = "configs/metadata.json"
 _WITH_SCORES = (_METADATA, "docs/README.md")

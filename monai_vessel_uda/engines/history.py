@@ -1,11 +1,13 @@
 """Losses of a training: shown while it runs, kept in the checkpoint, written as CSV."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
+from ..errors import InputError
 from ..files import replacing
 from ..progress import Progress
 
@@ -27,7 +29,10 @@ class LossHistory:
         self._progress: Progress | None = None
 
     def attach(self, engine: Engine) -> None:
-        """Listen to a trainer whose output holds ``loss``; attach before the checkpoint, which saves the row."""
+        """Listen to a trainer whose output holds ``loss``; attach before the checkpoint, which saves the row.
+
+        A training whose mean loss over an epoch is not finite is stopped with an InputError, before its checkpoint.
+        """
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._close_epoch)
 
@@ -53,6 +58,10 @@ class LossHistory:
     def _close_epoch(self, engine: Engine) -> None:
         state: Any = engine.state
         mean = float(idist.all_reduce(self._sum)) / idist.get_world_size() / state.epoch_length
+        if not math.isfinite(mean):
+            raise InputError(
+                f"{self.label}: the loss is {mean} after {state.iteration} iterations; lower the learning rate"
+            )
         self.rows.append([state.iteration, mean])
         self._sum = 0.0
         self._write()

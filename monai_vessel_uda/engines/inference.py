@@ -68,7 +68,7 @@ def evaluate_segmenter(
         transform: the target's preprocessing; must not need the label.
         inferer: sliding window.
         output: JSON file to write the result to.
-        threshold: probability above which a pixel is vessel.
+        threshold: least probability of a vessel pixel.
         seed: of the bootstrap.
         views: mirrored views that are averaged.
         label: name in progress lines.

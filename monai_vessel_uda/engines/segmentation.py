@@ -84,7 +84,7 @@ class SaveVesselsd(Transform):
     Args:
         output_dir: where results go; sub-folders of ``root`` are kept.
         root: the folder (or file) that was segmented.
-        threshold: probability above which a pixel is vessel.
+        threshold: least probability of a vessel pixel.
         probability: also write ``<stem>_probability``, float32 where the format can hold it, else 16-bit PNG.
         overlay: also write ``<stem>_overlay.png``.
         suffix: format of the results, such as ".png"; by default the input's own where it can hold a mask

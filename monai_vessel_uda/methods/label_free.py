@@ -78,7 +78,7 @@ def measure_segmenter(
 
 
 def calibrated_threshold(network: nn.Module, items: Sequence[Mapping[str, Any]], inferer: Inferer) -> float:
-    """The probability above which a segmenter's vessels are as thick as they look in unlabelled target images.
+    """The probability from which on a segmenter's vessels are as thick as they look in unlabelled target images.
 
     Args:
         network: the segmenter.

@@ -208,7 +208,7 @@ def write_shards(
         raise InputError(f"{label}: expected at least 1 pair in batches of at least 1, got {pairs} and {batch_size}")
     output_dir = Path(output_dir)
     paths = _shard_paths(output_dir, math.ceil(pairs / batch_size), prefix)
-    preview = output_dir.parent / f"{prefix}preview.png"
+    preview = output_dir.parent / f"{'_'.join(['preview', *prefix.split('_')]).rstrip('_')}.png"
     shards = list(zip(paths, _batches(pairs, batch_size), strict=True))
     own = shards[idist.get_rank() :: idist.get_world_size()]
     progress = Progress(label, sum(len(numbers) for _, numbers in own))

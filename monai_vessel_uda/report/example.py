@@ -19,16 +19,17 @@ def write_example(workspace: Path, predictions: Iterable[tuple[Tensor, Tensor]])
     Args:
         workspace: folder of an adaptation whose rounds are done.
         predictions: one row each: a target image (1, h, w) in [-1, 1], and the mask of its vessels, {0, 1}, (H, W)
-            at any resolution. Not iterated over where the picture exists.
+            at any resolution. Not iterated over where the picture is newer than the rounds' conclusion.
 
     Returns:
         The PNG file.
     """
     stages = workspace / "stages"
     path = stages / "co_optimization" / "preview_example.png"
-    if path.exists():
+    rounds = stages / "co_optimization" / "rounds.json"
+    if path.exists() and path.stat().st_mtime_ns >= rounds.stat().st_mtime_ns:
         return path
-    exported = load_json(stages / "co_optimization" / "rounds.json")["exported_round"]
+    exported = load_json(rounds)["exported_round"]
     mined = stages / "latent_mining"
     generated = stages / "co_optimization" / f"round_{exported:02d}" if exported else mined
     sources, drawn = (load_tensors(folder / "pairs" / "00000.pt") for folder in (mined, generated))

@@ -48,6 +48,10 @@ CAPTIONS = (
     (r"latent_mining/preview\.png", "Mined pairs: source patch, its mask, the patch redrawn in the target's look."),
     (r"co_optimization/round_(\d+)/preview\.png", "Round {}: source mask, the target-like patch generated for it."),
     (
+        r"co_optimization/round_(\d+)/preview_noise\.png",
+        "Round {}: source mask, the target-like patch generated for it from noise.",
+    ),
+    (
         r"co_optimization/round_(\d+)/preview_pseudo_masks\.png",
         "Round {}: target image, the vessels marked in it before the round.",
     ),

@@ -225,10 +225,7 @@ class MatchQuantilesd(MapTransform):
 
 
 class PatchCentresd(Transform):
-    """Add ``centres``, float32 {0, 1} (1, H, W), of patches within the field of view (:func:`patch_centres`).
-
-    It serves as the weight map ``w_key`` of MONAI's RandWeightedCropd.
-    """
+    """Add ``centres``, float32 {0, 1} (1, H, W), of patches within the field of view (:func:`patch_centres`)."""
 
     def __init__(self, patch_size: int | Sequence[int], min_fraction: float = 0.9) -> None:
         self.patch_size, self.min_fraction = patch_size, min_fraction

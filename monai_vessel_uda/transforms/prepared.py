@@ -52,9 +52,9 @@ def prepared_images(
     items = datalist(manifest, name)
     transform: Compose = RetinalCompose(chain)
     if cache_dir is not None:
-        key = json.dumps(
-            [__version__, record, variant if name == "source" else "target", patch_size], sort_keys=True, default=str
-        )
+        files = [[entry.get(name) for name in ("sha256", "label_sha256", "fov_sha256")] for entry in manifest[name]]
+        made_by = [__version__, record, variant if name == "source" else "target", patch_size, files]
+        key = json.dumps(made_by, sort_keys=True, default=str)
         folder = Path(cache_dir) / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
         prepared: Dataset = PersistentDataset(items, transform, folder, hash_func=json_hashing)
     else:

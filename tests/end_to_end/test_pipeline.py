@@ -132,6 +132,8 @@ def test_a_finished_adaptation_that_is_asked_for_another_round_runs_that_one_alo
     pipeline.adapt(workspace, "demo", {**TINY, "rounds": 3, "track": False}, device="cpu")
     concluded = workspace / "stages" / "co_optimization" / "weights.pt"
     after = {path: path.stat().st_mtime_ns for path in before if path != concluded}
+    example = "stages/co_optimization/preview_example.png"
+    assert (workspace / example).stat().st_mtime_ns > (adapted / example).stat().st_mtime_ns
     assert after.items() <= before.items()
     rounds = load_json(concluded.with_name("rounds.json"))
     assert [record["round"] for record in rounds["rounds"]] == [0, 1, 2, 3]
@@ -173,7 +175,7 @@ def test_masks_that_were_corrected_after_preparing_are_noticed(adapted, phantoms
         ({"t0": 6}, "t0"),
         ({"iterations": 3}, "iterations"),
         ({"itterations": 4}, "did you mean 'iterations'"),
-        ({"patch_size": 640}, "larger than the image"),
+        ({"patch_size": 640}, "at the working resolution, less than a patch; .* below 640"),
     ],
 )
 def test_bad_settings(workspace, overrides, message):

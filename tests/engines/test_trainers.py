@@ -122,6 +122,14 @@ def test_a_network_that_takes_several_arguments_is_called_in_bfloat16(patches, t
     assert network.weights[0] > 0.5
 
 
+def test_a_loss_that_is_not_finite_stops_the_training_and_is_not_kept(patches, tmp_path):
+    with pytest.raises(
+        InputError, match="^generator: the loss is (nan|inf) after 20 iterations; lower the learning rate"
+    ):
+        train_noise(patches, tmp_path, learning_rate=1e38)
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
 def test_a_checkpoint_of_other_settings_is_refused(patches, tmp_path):
     train_noise(patches, tmp_path, stop_after=30)
     with pytest.raises(InputError, match="other settings"):

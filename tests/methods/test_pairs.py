@@ -214,7 +214,7 @@ def test_the_share_of_corrected_patches_is_that_of_all(mined, source, tmp_path):
 
 def test_a_preview_that_is_missing_is_written_from_its_shard(mined, regenerate):
     folder = regenerate()
-    previews = [mined.parent / "preview.png", *(folder.parent / name for name in ("preview.png", "noise_preview.png"))]
+    previews = [mined.parent / "preview.png", *(folder.parent / name for name in ("preview.png", "preview_noise.png"))]
     before = [preview.read_bytes() for preview in previews]
     kept = [preview.stat().st_mtime_ns for preview in previews]
 
