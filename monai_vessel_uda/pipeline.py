@@ -164,8 +164,13 @@ def adapt(
     steps = list(stages(baselines, baselines and evaluated and bool(manifest["supervised"])))
     for step in steps:
         check_step(workspace, step, settings)
-    patch_size = stage_workflow(workspace, steps[0], settings).parser.get("patch_size")
-    _check_sizes(manifest, [step.overrides.get("training_set") for step in steps], patch_size)
+    trained = [step.overrides["training_set"] for step in steps if "training_set" in step.overrides]
+    parser = stage_workflow(workspace, steps[-1], settings).parser
+    parser.parse(True)
+    for start in parser.get_parsed_content("start_segmenter"):
+        if start not in trained:
+            raise InputError(f"start_segmenter: {start!r} is one of the baselines, which are not to be trained")
+    _check_sizes(manifest, trained, parser.get_parsed_content("patch_size"))
     tracking = AdaptationTracker(workspace, settings.get("track", True)).start({"preset": preset, **settings})
     save_json({"version": 1, "preset": preset, "settings": settings}, workspace / "settings.json")
     warn_if_hopeless(preset, device)
@@ -203,7 +208,7 @@ def check_step(workspace: Path, step: Step, settings: Mapping[str, Any]) -> None
         check_begun(parser.get_parsed_content("output_dir"), parser.get_parsed_content("settings"))
 
 
-def _check_sizes(manifest: Mapping[str, Any], training_sets: Sequence[str | None], patch_size: int) -> None:
+def _check_sizes(manifest: Mapping[str, Any], training_sets: Sequence[str], patch_size: int) -> None:
     """Refuse images that hold no patch at the working resolution, rather than when their stage's turn comes."""
     from .transforms.resize import scaled_size
 

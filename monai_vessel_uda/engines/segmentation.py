@@ -18,9 +18,12 @@ from ..progress import Progress
 from ..transforms.preprocessing import target_transforms
 from .inference import to_size
 
+RESULTS = ("vessels", "probability", "overlay")
+"""What is written beside ``<stem>``: ``<stem>_vessels`` and so on."""
+
 
 def images_to_segment(source: str | Path) -> list[dict[str, Any]]:
-    """Items for one image file or all images below a folder.
+    """Items for one image file or all images below a folder, but for results of an earlier run that lie beside theirs.
 
     Raises:
         InputError: no such file or folder, no image in it, or two images that would write the same result.
@@ -29,6 +32,9 @@ def images_to_segment(source: str | Path) -> list[dict[str, Any]]:
     if not source.exists():
         raise InputError(f"{source}: no such file or folder")
     paths = [source] if source.is_file() else sorted(p for p in source.rglob("*") if _is_image(p))
+    stems = {(path.parent, image_stem(path)) for path in paths}
+    results = {(parent, f"{stem}_{result}") for parent, stem in stems for result in RESULTS}
+    paths = [path for path in paths if source.is_file() or (path.parent, image_stem(path)) not in results]
     if not paths:
         raise InputError(f"{source}: expected images ({', '.join(sorted(IMAGE_SUFFIXES))}), found none")
     seen: dict[tuple[Path, str], Path] = {}

@@ -175,6 +175,7 @@ def test_masks_that_were_corrected_after_preparing_are_noticed(adapted, phantoms
         ({"t0": 6}, "t0"),
         ({"iterations": 3}, "iterations"),
         ({"itterations": 4}, "did you mean 'iterations'"),
+        ({"start_segmenter": ["mined", "raw"]}, "start_segmenter: 'raw' is one of the baselines"),
         ({"patch_size": 640}, "at the working resolution, less than a patch; .* below 640"),
     ],
 )

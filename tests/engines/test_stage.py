@@ -111,6 +111,14 @@ def test_what_to_segment_and_to_evaluate(tmp_path):
         images_to_evaluate(tmp_path, tmp_path)
 
 
+def test_results_of_an_earlier_run_are_not_segmented(tmp_path):
+    for name in ("a.png", "a_vessels.png", "a_probability.tif", "a_overlay.png", "b_vessels.png", "sub/a_vessels.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    assert [item["id"] for item in images_to_segment(tmp_path)] == ["a", "b_vessels", "a_vessels"]
+    assert [item["id"] for item in images_to_segment(tmp_path / "a_vessels.png")] == ["a_vessels"]
+
+
 def test_a_model_without_preprocessing_is_refused():
     with pytest.raises(InputError, match="preprocessing"):
         model_transforms({})
