@@ -252,6 +252,10 @@ def evaluate(
     output: Annotated[
         Path | None, typer.Option(help="JSON file of all scores. Default: eval/evaluation.json in the bundle.")
     ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="Official part of a data set's root, or all. Default: its test part, where there is one."),
+    ] = None,
     views: ViewsOption = 1,
     device: DeviceOption = None,
 ) -> None:
@@ -261,7 +265,7 @@ def evaluate(
 
     if bundle.is_file() and output is None:
         raise InputError(f"{bundle}: a zip is not changed; say where the scores go with --output")
-    result = segmenter.evaluate(bundle, folder, output, views=views, device=device)
+    result = segmenter.evaluate(bundle, folder, output, split=split, views=views, device=device)
     typer.echo(f"{len(result['per_image'])} images, mean [95 % interval]")
     for name, (heading, factor) in COLUMNS.items():
         typer.echo(f"{heading:<20} {format_score(result['summary'].get(name), factor)}")

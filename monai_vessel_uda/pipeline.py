@@ -70,7 +70,7 @@ def prepare(
         workspace: folder to make.
         source: folders of labelled source images, in any known layout.
         target: folder of target images; masks in it are not looked at.
-        evaluation: folder of target images with masks, for scores only.
+        evaluation: folder of target images with masks, for scores only; of a data set's root its official test part.
         supervised: folder of target images with masks, for the upper bound only; needs ``evaluation``.
         seed: of everything random.
         preprocessing: options of
@@ -98,8 +98,8 @@ def prepare(
     sources = [item for folder in source for item in find_items(folder, domain="source", labels="required")]
     targets = find_items(target, domain="target", labels="forbidden")
     known = {
-        name: find_items(folder, domain="target", labels="required") if folder is not None else []
-        for name, folder in (("evaluation", evaluation), ("supervised", supervised))
+        name: find_items(folder, domain="target", labels="required", preferred=part) if folder is not None else []
+        for name, folder, part in (("evaluation", evaluation, "test"), ("supervised", supervised, "train"))
     }
     progress = Progress("looking at the images", 100)
     record = estimate_preprocessing(

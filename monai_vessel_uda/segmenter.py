@@ -76,16 +76,18 @@ def evaluate(
     output: str | Path | None = None,
     *,
     manifest: str | Path | None = None,
+    split: str | None = None,
     views: int = 1,
     device: str | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Score a bundle against masks of a folder or of a manifest's evaluation list.
 
-    ``views`` and ``device`` as in :func:`segment`.
+    Of a data set's root its official ``split`` is scored; by default the test part, where there is one. ``views`` and
+    ``device`` as in :func:`segment`.
     """
-    values = {"views": views, "evaluation_dir": _text(folder), "manifest": _text(manifest), **device_override(device)}
-    values |= overrides or {}
+    values = {"evaluation_dir": _text(folder), "manifest": _text(manifest), "split": split, "views": views}
+    values |= {**device_override(device), **(overrides or {})}
     if output is not None:
         values["output"] = str(output)
     with opened_bundle(bundle) as opened:

@@ -160,7 +160,13 @@ _LIKE_MASK = re.compile(r"(?P<key>.+)[_. -](mask|label|gt|seg|vessels?|manual\d?
 
 
 def find_items(
-    folder: str | Path, *, domain: str, labels: str, layout: str = "auto", split: str | None = None
+    folder: str | Path,
+    *,
+    domain: str,
+    labels: str,
+    layout: str = "auto",
+    split: str | None = None,
+    preferred: str = "train",
 ) -> list[dict[str, Any]]:
     """List the images of a data set, with or without their masks, sorted by id.
 
@@ -171,7 +177,8 @@ def find_items(
             has a ``label`` key.
         layout: a key of `LAYOUTS`, or "auto".
         split: an official split ("train", "test", …) or "all". By default what `folder` points at; for a root
-            with several splits, "train".
+            with several splits, `preferred` and, where that is not among them or has no images, "train".
+        preferred: see `split`.
 
     Returns:
         Items with ``image``, ``id``, ``domain``, ``dataset``, ``group`` and, where they apply, ``label`` and
@@ -190,12 +197,12 @@ def find_items(
         raise InputError(f"{root}: no such folder, or it may not be read; check the path.")
     want_labels = labels == "required"
     found = _detect(root, layout, want_labels)
-    items: list[dict[str, Any]] = []
-    for choice, keep in _choose_split(root, found, split):
-        items += _items(choice, domain, want_labels, keep)
-    if not items:
-        raise InputError(f"{root}: no image belongs to split {split or 'train'!r}; choose another split.")
-    return sorted(items, key=lambda item: item["id"])
+    for wanted in dict.fromkeys([preferred, "train"]):
+        chosen = _choose_split(root, found, split, wanted)
+        items = [item for choice, keep in chosen for item in _items(choice, domain, want_labels, keep)]
+        if items:
+            return sorted(items, key=lambda item: item["id"])
+    raise InputError(f"{root}: no image belongs to split {split or preferred!r}; choose another split.")
 
 
 def _detect(root: Path, layout: str, want_labels: bool) -> list[_Found]:
@@ -283,16 +290,19 @@ def _listed(folder: Path, pattern: str, keep_others: bool = False) -> dict[str, 
     return files
 
 
-def _choose_split(root: Path, found: list[_Found], split: str | None) -> list[tuple[_Found, Callable[[str], bool]]]:
+def _choose_split(
+    root: Path, found: list[_Found], split: str | None, preferred: str
+) -> list[tuple[_Found, Callable[[str], bool]]]:
     """Return what to read, each with a rule that tells which keys belong to the split."""
     is_test = found[0].layout.is_test
     if is_test is not None:
         rules = {"train": lambda key: not is_test(key), "test": is_test, "all": lambda key: True}
-        if (split or "train") in rules:
-            return [(found[0], rules[split or "train"])]
+        if (split or preferred) in rules:
+            return [(found[0], rules[split or preferred])]
     names = list(rules) if is_test else [*(f.split for f in found if f.split), "all"]
     if split is None:
-        split = "train" if "train" in names else found[0].split if len(found) == 1 or not found[0].split else None
+        known = [name for name in (preferred, "train") if name in names]
+        split = known[0] if known else found[0].split if len(found) == 1 or not found[0].split else None
     chosen = [f for f in found if split in ("all", f.split, f.layout.splits.get(f.split))]
     if is_test or not chosen:
         raise InputError(f"{root}: split={split!r} is not there; choose one of {', '.join(names)}.")

@@ -46,9 +46,14 @@ def images_to_segment(source: str | Path) -> list[dict[str, Any]]:
 
 
 def images_to_evaluate(
-    folder: str | Path | None = None, manifest: str | Path | None = None, layout: str = "auto"
+    folder: str | Path | None = None,
+    manifest: str | Path | None = None,
+    layout: str = "auto",
+    split: str | None = None,
 ) -> list[dict[str, Any]]:
     """Items with masks, from a folder in any known layout, or the manifest's evaluation list.
+
+    Of a data set's root this is its official ``split``; by default the test part, where there is one.
 
     Raises:
         InputError: neither or both are given, or there is nothing to evaluate.
@@ -56,7 +61,7 @@ def images_to_evaluate(
     if (folder is None) == (manifest is None):
         raise InputError("evaluation: give either a folder (evaluation_dir) or a manifest, not both")
     if folder is not None:
-        return find_items(folder, domain="target", labels="required", layout=layout)
+        return find_items(folder, domain="target", labels="required", layout=layout, split=split, preferred="test")
     assert manifest is not None
     items = datalist(load_manifest(manifest), "evaluation")
     if not items:

@@ -86,6 +86,7 @@ def test_splits(tree, name):
     everything = find_items(root, domain="target", labels="required", split="all")
     assert ids(train) == EXPECTED[name][0]
     assert len(test) == EXPECTED[name][1]
+    assert find_items(root, domain="target", labels="required", preferred="test") == test
     assert len(set(ids(everything))) == len(everything) == len(train) + len(test) + 2 * (name == "rossa")
     with pytest.raises(InputError, match="split='tset' is not there; choose one of train, .*test, all"):
         find_items(root, domain="target", labels="required", split="tset")
@@ -95,6 +96,7 @@ def test_splits(tree, name):
 def test_sets_without_official_split(tree, name):
     root = tree(name)
     assert ids(find_items(root, domain="source", labels="required", split="all")) == EXPECTED[name][0]
+    assert ids(find_items(root, domain="source", labels="required", preferred="test")) == EXPECTED[name][0]
     with pytest.raises(InputError, match="split='test' is not there"):
         find_items(root, domain="source", labels="required", split="test")
 

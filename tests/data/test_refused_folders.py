@@ -37,6 +37,7 @@ def test_empty_folders(tmp_path):
 def test_split_without_images(tmp_path):
     make(tmp_path, ["OCTA_3M/Projection Maps/OCTA(ILM_OPL)/10301.bmp"])
     assert_refused(tmp_path, "no image belongs to split 'test'", labels="forbidden", split="test")
+    assert len(find_items(tmp_path, domain="target", labels="forbidden", preferred="test")) == 1
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
