@@ -354,7 +354,8 @@ def save_round_preview(folder: Path, target: Sequence[Mapping[str, Any]], rows: 
     side = [min(sizes) for sizes in zip(*(mask.shape[1:] for mask in masks), strict=True)]
     crop = (slice(None), *(slice(0, s) for s in side))
     images = torch.stack([target[i]["image"][crop] for i in range(len(masks))])
-    save_contact_sheet([images, torch.stack([m[crop].float() for m in masks])], folder / "preview_pseudo_masks.png")
+    drawn = torch.stack([2 * mask[crop].float() - 1 for mask in masks])  # in [-1, 1], as soft masks are drawn, too
+    save_contact_sheet([images, drawn], folder / "preview_pseudo_masks.png")
 
 
 def _fraction(items: Sequence[Mapping[str, Any]]) -> float:
