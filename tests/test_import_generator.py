@@ -248,7 +248,7 @@ def test_every_tensor_is_used_exactly_once(workspace, tmp_path, name):
         ({"schedule_name": "cosine"}, ["schedule_name", "'linear'"]),
         ({"generator_def#norm_num_groups": 3}, ["generator_def", "norm_num_groups"]),
         ({"generator_def#chanels": [8]}, ["generator_def", "chanels"]),
-        ({"patches": 3}, ["'patches'", "no bundle config"]),
+        ({"patches": 3}, ["'patches'", "no stage has"]),
     ],
 )
 def test_settings_that_cannot_be(workspace, tmp_path, settings, parts):

@@ -55,9 +55,9 @@ def import_generator(content: Callable[[str], Any], checkpoint: str | Path, key:
             f"schedule_name: expected 'linear' (monai-generative's 'linear_beta') to import, got {schedule.name!r}, "
             "which is another schedule there: its 'cosine' lags ours by one timestep"
         )
+    network = load_generative(_network(content), read_checkpoint(checkpoint, key), checkpoint).eval()
     patches, device = content("train#dataset"), content("device")
-    network = load_generative(_network(content), read_checkpoint(checkpoint, key), checkpoint).to(device).eval()
-    error = noise_prediction_error(network, patches, schedule, MEASURED, device)
+    error = noise_prediction_error(network.to(device), patches, schedule, MEASURED, device)
     _report_error(error)
     with replacing(output_dir) as making:
         save_weights(network, making / "weights.pt", {**settings, "imported_from": origin})
