@@ -144,7 +144,7 @@ def _rounds() -> Iterator[tuple[str, Configuration]]:
     yield "round-vessel-weight-off", Configuration("paper or release", {"round_vessel_weight": 0.0})
 
     yield "threshold-half", Configuration("pseudo-masks", {"pseudo_mask_threshold": 0.5})
-    yield "soft", Configuration("pseudo-masks", {"pseudo_mask_threshold": None})
+    yield "soft", Configuration("pseudo-masks", {"pseudo_mask_threshold": None}, scales=("round", "whole"))
     for segmenters in (2, 3):
         ensemble = {"pseudo_mask_ensemble": segmenters}
         yield f"ensemble-{segmenters}", Configuration("pseudo-masks", ensemble, scales=("whole",))
