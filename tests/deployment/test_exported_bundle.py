@@ -98,12 +98,26 @@ def test_configs_hold_what_the_adaptation_decided(bundle):
         assert config["patch_size"] == TINY["patch_size"]
         assert config["network_def"]["channels"] == TINY["segmenter_def#channels"]
         assert config["vessels"] == description["preprocessing"]["target"]["polarity"]
+        assert config["displayable_configs"]["threshold"] == description["threshold"]
     inference = load_json(bundle / "configs" / "inference.json")
-    assert inference["displayable_configs"]["threshold"] == description["threshold"]
     template = load_json(bundle_folder("vessel_segmentation") / "configs" / "train.json")
     for key in ("device", "learning_rate", "batch_size"):  # of the generator's training, not of this one's
         assert load_json(bundle / "configs" / "train.json")[key] == template[key]
     assert inference["device"] == template["device"]
+
+
+def test_fine_tuning_is_judged_at_the_threshold_of_inference(bundle):
+    from monai.bundle import ConfigParser
+
+    config = load_json(bundle / "configs" / "train.json")
+    probability = torch.tensor([0.1, 0.3, 0.45, 0.9])
+    logits = torch.stack([torch.zeros(4), probability.logit()])[:, None]
+    for threshold, vessels in ((0.2, [0, 1, 1, 1]), (0.4, [0, 0, 1, 1]), (0.6, [0, 0, 0, 1])):
+        parser = ConfigParser()
+        parser.read_config(config)
+        parser.update({"displayable_configs#threshold": threshold})
+        marked = parser.get_parsed_content("validate#postprocessing")({"pred": logits, "label": torch.zeros(1, 1, 4)})
+        assert marked["pred"][1, 0].tolist() == vessels
 
 
 def test_dark_vessels_and_another_scale(adapted, every_format, tmp_path):
