@@ -297,13 +297,15 @@ def score(workspace: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     The only step that reads evaluation masks, and nothing is chosen by it.
     """
     from .data.manifest import load_manifest, verify_files
+    from .metrics.segmentation import paired_difference
     from .report.table import score_csv, score_table
 
-    verify_files(load_manifest(workspace / "manifest.json"), ["evaluation"])
+    manifest = load_manifest(workspace / "manifest.json")
+    verify_files(manifest, ["evaluation"])
     bundle = workspace / "vessel_segmentation"
     rounds = load_json(workspace / "stages" / "co_optimization" / "rounds.json")
     exported = rounds["exported_round"]
-    rows = []
+    rows, per_image = [], []
     for name, weights in trained_segmenters(workspace, len(rounds["rounds"]) - 1):
         output = weights.parent / "evaluation.json"
         threshold = load_json(weights.with_suffix(".json")).get("threshold", 0.5)
@@ -314,7 +316,14 @@ def score(workspace: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
             result = evaluate(bundle, None, output, manifest=workspace / "manifest.json", overrides=overrides)
             save_json({**result, **scored}, output)
         is_exported = name == (f"round {exported}" if exported else SHOWN_AS[rounds["started_from"]])
-        rows.append({"name": name, "scores": load_json(output)["summary"], "exported": is_exported, "note": ""})
+        result = load_json(output)
+        rows.append({"name": name, "scores": result["summary"], "exported": is_exported})
+        per_image.append([_with_nan(image["scores"]) for image in result["per_image"]])
+    best = per_image[[row["exported"] for row in rows].index(True)]
+    patients = [(item["dataset"], item["group"]) for item in manifest["evaluation"]]
+    for row, scores in zip(rows, per_image, strict=True):
+        if not row["exported"]:
+            row["exported_minus"] = paired_difference(best, scores, settings["seed"], groups=patients)
     conditions = {
         "seed": settings["seed"],
         "started_from": rounds["started_from"],
@@ -324,12 +333,16 @@ def score(workspace: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     }
     result = {"rows": rows, "conditions": conditions}
     save_json(result, workspace / "scores.json")
-    evaluated = len(load_json(workspace / "manifest.json")["evaluation"])
-    record_scores(bundle, next(row["scores"] for row in rows if row["exported"]), evaluated)
+    record_scores(bundle, next(row["scores"] for row in rows if row["exported"]), len(best))
     for suffix, text in ((".md", score_table(rows)), (".csv", score_csv(rows))):
         with replacing(workspace / f"scores{suffix}") as temporary:
             temporary.write_text(text)
     return result
+
+
+def _with_nan(scores: Mapping[str, float | None]) -> dict[str, float]:
+    """Scores as they were before JSON, which has no NaN."""
+    return {name: float("nan") if value is None else value for name, value in scores.items()}
 
 
 def stage_workflow(workspace: str | Path, step: Step, settings: Mapping[str, Any]) -> Any:

@@ -157,7 +157,11 @@ def summarise(
 
 
 def paired_difference(
-    a: Sequence[Scores], b: Sequence[Scores], seed: int = 0, n_boot: int = 1000
+    a: Sequence[Scores],
+    b: Sequence[Scores],
+    seed: int = 0,
+    n_boot: int = 1000,
+    groups: Sequence[Hashable] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Mean of ``a - b`` over images, with a 95 % bootstrap interval, paired by image.
 
@@ -166,6 +170,7 @@ def paired_difference(
         b: scores of the other method on the same images in the same order.
         seed: of the bootstrap.
         n_boot: number of bootstrap samples.
+        groups: which patient each image is of, as in :func:`summarise`.
 
     Returns:
         As :func:`summarise`; an interval without 0 speaks for a difference.
@@ -181,7 +186,7 @@ def paired_difference(
             f"{keys} and {len(second)} images with {other_keys}; score both methods on the same list."
         )
     rows = [dict(zip(keys, row, strict=True)) for row in (first - second).tolist()]
-    return summarise(rows, seed=seed, n_boot=n_boot)
+    return summarise(rows, seed=seed, n_boot=n_boot, groups=groups)
 
 
 def _overlap_scores(prediction: NDArray[np.bool_], reference: NDArray[np.bool_]) -> Scores:

@@ -1,7 +1,8 @@
 """Score tables as Markdown and CSV.
 
-A score row is ``{"name": str, "scores": {metric: {"mean", "low", "high"}}, "exported": bool, "note": str}``, the
-last two optional; metrics are those of ``metrics.segmentation``. Fractions are shown in percent, distances in pixels.
+A score row is ``{"name": str, "scores": {metric: {"mean", "low", "high"}}, "exported": bool, "exported_minus": …}``, the
+last two optional: ``exported_minus`` is like ``scores``, but of the paired differences. Metrics are those of
+``metrics.segmentation``. Fractions are shown in percent, distances in pixels.
 """
 
 import csv
@@ -23,6 +24,8 @@ COLUMNS: dict[str, tuple[str, float]] = {
     "hd95_px": ("HD95 px", 1),
 }
 """Metric key -> (column heading, factor from the stored to the shown value)."""
+
+DIFFERENCE = "exported − this, Dice points"
 
 MISSING = "–"
 
@@ -60,15 +63,18 @@ def numbers(score: Mapping[str, Any] | None) -> tuple[float | None, float | None
 def table_cells(rows: Sequence[Row]) -> tuple[list[str], list[list[tuple[str, str]]]]:
     """Headings and cells of a score table, each cell a text and its interval, if any.
 
-    There is a note column only where some row has a note.
+    The last column, where some row has it, is the exported segmenter's Dice minus the row's, paired by image: its
+    interval can leave 0 out where the two scores' own intervals overlap.
     """
-    noted = any(row.get("note") for row in rows)
-    headings = ["Segmenter", *(heading for heading, _ in COLUMNS.values()), *(["Note"] if noted else [])]
+    compared = any(row.get("exported_minus") for row in rows)
+    headings = ["Segmenter", *(heading for heading, _ in COLUMNS.values()), *([DIFFERENCE] if compared else [])]
     cells = []
     for row in rows:
         scores = row.get("scores") or {}
         texts = [score_texts(scores.get(key), factor) for key, (_, factor) in COLUMNS.items()]
-        cells.append([(str(row["name"]), ""), *texts, *([(str(row.get("note") or ""), "")] if noted else [])])
+        if compared:
+            texts.append(score_texts((row.get("exported_minus") or {}).get("dice"), 100))
+        cells.append([(str(row["name"]), ""), *texts])
     return headings, cells
 
 
@@ -82,7 +88,7 @@ def score_table(rows: Sequence[Row]) -> str:
         Lines joined by newlines, ending with one.
     """
     headings, cells = table_cells(rows)
-    lines = [headings, ["---", *["---:"] * len(COLUMNS), *["---"] * (len(headings) - len(COLUMNS) - 1)]]
+    lines = [headings, ["---", *["---:"] * (len(headings) - 1)]]
     for row, parts in zip(rows, cells, strict=True):
         texts = [_markdown(" ".join(part)) for part in parts]
         lines.append([f"**{text}**" if text and row.get("exported") else text for text in texts])
@@ -92,20 +98,20 @@ def score_table(rows: Sequence[Row]) -> str:
 def score_csv(rows: Sequence[Row]) -> str:
     """CSV with a header; mean, low and high of each metric as stored (fractions, pixels), empty if undefined.
 
+    Then, likewise, how much more the exported segmenter has than the row's, paired by image.
+
     Args:
         rows: score rows, see the module's head.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     parts = [f"{key}_{part}" for key in COLUMNS for part in ("mean", "low", "high")]
-    writer.writerow(["name", "exported", "note", *parts])
+    writer.writerow(["name", "exported", *parts, *(f"exported_minus_{part}" for part in parts)])
     for row in rows:
-        scores = row.get("scores") or {}
-        values = [value for key in COLUMNS for value in numbers(scores.get(key))]
-        writer.writerow(
-            [row["name"], int(bool(row.get("exported"))), row.get("note") or ""]
-            + ["" if value is None else f"{value:.6g}" for value in values]
-        )
+        found = (row.get(kind) or {} for kind in ("scores", "exported_minus"))
+        values = [value for scores in found for key in COLUMNS for value in numbers(scores.get(key))]
+        texts = ["" if value is None else f"{value:.6g}" for value in values]
+        writer.writerow([row["name"], int(bool(row.get("exported"))), *texts])
     return out.getvalue()
 
 

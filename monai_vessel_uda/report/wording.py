@@ -247,13 +247,22 @@ def _scored(rows: Sequence[Row]) -> str:
     over = f" over {_counted(number, 'evaluation image')}" if number else ""
     value = _percent(scored[exported])
     text = f"Its mean Dice{over}{', with the 95 % interval,' if '[' in value else ''} is {value}"
-    others = []
-    if BASELINE in scored:
-        baseline = f"the baseline “{BASELINE}” (trained on {TRAINED_ON['negated']})"
-        others.append(f"{_percent(scored[BASELINE])} for {baseline}")
-    if UPPER_BOUND in scored:
-        others.append(f"{_percent(scored[UPPER_BOUND])} for the upper bound (trained with target masks)")
-    return f"{text}, against {' and '.join(others)}." if others else f"{text}."
+    others = {
+        BASELINE: f"the baseline “{BASELINE}” (trained on {TRAINED_ON['negated']})",
+        UPPER_BOUND: "the upper bound (trained with target masks)",
+    }
+    against = [f"{_percent(scored[name])} for {others[name]}" for name in others if name in scored]
+    text += f", against {' and '.join(against)}." if against else "."
+    differences = {row["name"]: row["exported_minus"].get("dice") for row in rows if row.get("exported_minus")}
+    points = {name: _points(differences[name]) for name in others if name in differences}
+    parts = [f"{text} against {others[name].split(' (')[0]}" for name, text in points.items()]
+    return f"{text} Image by image that is {' and '.join(parts)}." if parts else text
+
+
+def _points(difference: Mapping[str, Any] | None) -> str:
+    """A signed difference of Dice in points, with its interval."""
+    mean, interval = score_texts(difference, 100)
+    return f"{'' if mean.startswith('-') else '+'}{mean} points {interval}".strip()
 
 
 def _percent(score: Mapping[str, Any]) -> str:

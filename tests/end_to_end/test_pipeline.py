@@ -29,9 +29,13 @@ def test_scores_of_every_baseline_and_round(adapted):
         "round 2",
         "upper bound (target masks)",
     ]
-    assert sum(row["exported"] for row in scores["rows"]) <= 1
     for row in scores["rows"]:
         assert 0 <= row["scores"]["dice"]["low"] <= row["scores"]["dice"]["mean"] <= row["scores"]["dice"]["high"] <= 1
+    (exported,) = (row for row in scores["rows"] if row["exported"])
+    for row in scores["rows"]:
+        difference = row.get("exported_minus", {}).get("dice", {"mean": 0.0})
+        assert difference["mean"] == pytest.approx(exported["scores"]["dice"]["mean"] - row["scores"]["dice"]["mean"])
+        assert ("exported_minus" in row) != row["exported"]
     assert "source-negated" in (adapted / "scores.md").read_text()
     assert (adapted / "scores.csv").read_text().count("\n") >= 10
     assert (adapted / "report.html").stat().st_size > 10_000

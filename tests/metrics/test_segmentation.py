@@ -226,6 +226,14 @@ def test_paired_difference_removes_what_images_share():
     assert paired_difference(b, a)["dice"]["mean"] == pytest.approx(-0.02)
 
 
+def test_paired_difference_draws_patients():
+    a, b = [{"dice": v} for v in (0.9, 0.9, 0.5, 0.5)], [{"dice": 0.5}] * 4
+    single, grouped = paired_difference(a, b)["dice"], paired_difference(a, b, groups=list("ppqq"))["dice"]
+    assert single["mean"] == grouped["mean"] == pytest.approx(0.2)
+    assert (grouped["low"], grouped["high"]) == (0.0, pytest.approx(0.4))
+    assert grouped == summarise([{"dice": v} for v in (0.4, 0.4, 0.0, 0.0)], groups=list("ppqq"))["dice"]
+
+
 def test_paired_difference_finds_keys_in_any_order():
     difference = paired_difference([{"x": 3.0, "y": 5.0}] * 2, [{"x": 1.0, "y": 1.0}, {"y": 1.0, "x": 1.0}])
     assert (difference["x"]["mean"], difference["y"]["mean"]) == (2.0, 4.0)
