@@ -60,23 +60,35 @@ def _value(text: str) -> Any:
 
 
 WorkspaceArgument = Annotated[Path, typer.Argument(help="Folder of this adaptation; made if it does not exist.")]
-BundleArgument = Annotated[
-    Path, typer.Argument(help="A vessel_segmentation bundle, its zip, or a workspace that holds one.")
-]
+BUNDLE = "A vessel_segmentation bundle, or a workspace that holds one."
+BUNDLE_OR_ZIP = "A vessel_segmentation bundle, its zip, or a workspace that holds one."
 SourceOption = Annotated[
     list[Path] | None,
-    typer.Option("--source", help="Folder of source images with vessel masks. Repeat it for several folders."),
+    typer.Option(
+        "--source",
+        help="Folder of source images with vessel masks; of a known data set's root, the training part. Repeat it for "
+        "several folders.",
+    ),
 ]
 TargetOption = Annotated[
-    Path | None, typer.Option("--target", help="Folder of target images. Masks in it are never looked at.")
+    Path | None,
+    typer.Option(
+        "--target",
+        help="Folder of target images; of a known data set's root, the training part. Masks in it are never looked at.",
+    ),
 ]
 EvaluationOption = Annotated[
-    Path | None, typer.Option(help="Folder of other target images with masks, for scores and nothing else.")
+    Path | None,
+    typer.Option(
+        help="Folder of other target images with masks, for scores and nothing else; of a known data set's root, the "
+        "test part."
+    ),
 ]
 UpperBoundOption = Annotated[
     Path | None,
     typer.Option(
-        help="Folder of other target images with masks, to train the upper bound of the table; needs --evaluation."
+        help="Folder of other target images with masks, to train the upper bound of the table; of a known data set's "
+        "root, the training part. Needs --evaluation and --baselines."
     ),
 ]
 SeedOption = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
@@ -112,7 +124,8 @@ def demo(
     seeds: Annotated[int, typer.Option(help="How many seeds.", min=1)] = 3,
     seed: SeedOption = 0,
     jobs: Annotated[
-        int | None, typer.Option(help="How many seeds side by side; all, at most two for each thread.", min=1)
+        int | None,
+        typer.Option(help="How many seeds side by side. Default: all, but at most two for each CPU thread.", min=1),
     ] = None,
 ) -> None:
     """Run the whole job on drawn phantoms, once for each seed, and print the scores."""
@@ -128,26 +141,31 @@ def prepare(
     target: TargetOption = None,
     evaluation: EvaluationOption = None,
     upper_bound: UpperBoundOption = None,
-    grey: Annotated[str, typer.Option(help="auto, luma, green, red or blue.")] = "auto",
+    grey: Annotated[
+        str,
+        typer.Option(
+            help="Grey values of colour images: auto, luma, green, red or blue, or JSON such as "
+            '\'{"source": "green", "target": "luma"}\'.'
+        ),
+    ] = "auto",
     source_polarity: Annotated[str, typer.Option(help="Source vessels: auto, bright or dark.")] = "auto",
     target_polarity: Annotated[str, typer.Option(help="Target vessels: auto, bright or dark.")] = "auto",
-    target_scale: Annotated[
-        float | None, typer.Option(help="Working pixels for one target pixel. Default: the preset's.")
-    ] = None,
+    target_scale: Annotated[float, typer.Option(help="Working pixels for one target pixel.")] = 1.0,
     source_scale: Annotated[
         str,
         typer.Option(
-            help="Working pixels for one source pixel. auto: source masks as wide as the target's vessels; "
-            "vesselness: source vessels as wide; nominal: equal fields of view; or a factor, or JSON with one of these "
-            "for each data set."
+            help="Working pixels for one source pixel. auto: source masks become as wide as the target's vessels; "
+            "vesselness: the same, but the source's width is measured by the ridge filter, too, not on its masks; "
+            "nominal: equal fields of view; or a factor, or JSON with one of these for each data set."
         ),
     ] = "auto",
     flatten: Annotated[bool, typer.Option(help="Flatten the background of the source.")] = True,
     match: Annotated[bool, typer.Option(help="Match the source's intensities to the target's.")] = True,
     seed: SeedOption = 0,
-    preset: PresetOption = "full",
 ) -> None:
     """Find and check the images, and decide how both kinds are brought into one space (manifest.json)."""
+    from . import pipeline
+
     if not source or target is None:
         raise InputError("prepare: expected --source (once or more) and --target, each with a folder")
     preprocessing = {
@@ -155,12 +173,11 @@ def prepare(
         "source_polarity": source_polarity,
         "target_polarity": target_polarity,
         "source_scale": _value(source_scale),
+        "target_scale": target_scale,
         "flatten": flatten,
         "match": match,
     }
-    if target_scale is not None:
-        preprocessing["target_scale"] = target_scale
-    typer.echo(_prepare(workspace, source, target, evaluation, upper_bound, seed, preset, preprocessing))
+    typer.echo(pipeline.prepare(workspace, source, target, evaluation, upper_bound, seed=seed, **preprocessing))
 
 
 @app.command()
@@ -173,7 +190,9 @@ def adapt(
     preset: PresetOption = "full",
     rounds: Annotated[int | None, typer.Option(help="Rounds of co-optimisation. Default: the preset's.")] = None,
     settings: SettingsOption = None,
-    baselines: Annotated[bool, typer.Option(help="Also train what the result is compared with.")] = True,
+    baselines: Annotated[
+        bool, typer.Option(help="Also train what the result is compared with: source-only, FDA, the upper bound.")
+    ] = True,
     registered_model: Annotated[
         str, typer.Option(help="Model in MLflow's registry of which the segmenter becomes a version.")
     ] = "vessel_segmentation",
@@ -190,6 +209,10 @@ def adapt(
     from .settings import device_override, resolve_settings
 
     overrides = _overrides(settings or [])
+    if upper_bound is not None and not baselines:
+        raise InputError(
+            f"--upper-bound {upper_bound}: with --no-baselines it would not be trained; leave one of them out"
+        )
     if rounds is not None:
         overrides["rounds"] = rounds
     resolve_settings(preset, {**overrides, **device_override(device)})  # refused before images are looked at
@@ -198,7 +221,7 @@ def adapt(
         if source or target or evaluation or upper_bound:
             logger.info("%s was prepared before; its images are used, folders given here are not read", workspace)
     elif source and target is not None:
-        _prepare(workspace, source, target, evaluation, upper_bound, seed or 0, preset, {})
+        pipeline.prepare(workspace, source, target, evaluation, upper_bound, seed=seed or 0)
     elif source or target or evaluation or upper_bound:
         raise InputError("adapt: expected both --source (once or more) and --target, each with a folder")
     bundle = pipeline.adapt(workspace, preset, overrides, baselines, device, registered_model)
@@ -212,7 +235,7 @@ def adapt(
 def segment(
     images: Annotated[Path, typer.Argument(metavar="IN", help="An image, or a folder of images.")],
     output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the masks; made if it does not exist.")],
-    bundle: Annotated[Path, typer.Option(help="A vessel_segmentation bundle, or a workspace that holds one.")],
+    bundle: Annotated[Path, typer.Option(help=BUNDLE_OR_ZIP)],
     probability: Annotated[bool, typer.Option("--probability", help="Also write probability maps.")] = False,
     overlay: Annotated[bool, typer.Option("--overlay", help="Also write the vessels tinted over the image.")] = False,
     scale: Annotated[
@@ -247,7 +270,7 @@ def segment(
 
 @app.command()
 def evaluate(
-    bundle: BundleArgument,
+    bundle: Annotated[Path, typer.Argument(help=BUNDLE_OR_ZIP)],
     folder: Annotated[Path, typer.Argument(help="Folder of images with masks.")],
     output: Annotated[
         Path | None, typer.Option(help="JSON file of all scores. Default: eval/evaluation.json in the bundle.")
@@ -273,7 +296,7 @@ def evaluate(
 
 @app.command()
 def package(
-    bundle: BundleArgument,
+    bundle: Annotated[Path, typer.Argument(help=BUNDLE)],
     output: Annotated[
         Path | None, typer.Option(help="The zip, or a folder for it. Default: beside the bundle.")
     ] = None,
@@ -289,7 +312,7 @@ def package(
 
 @app.command()
 def convert(
-    bundle: Annotated[Path, typer.Argument(help="A vessel_segmentation bundle, or a workspace that holds one.")],
+    bundle: Annotated[Path, typer.Argument(help=BUNDLE)],
     to: Annotated[list[str], typer.Option(help="torchscript or onnx. Repeatable.")],
 ) -> None:
     """Write a bundle's segmenter as TorchScript or ONNX, compared with PyTorch before it is kept."""
@@ -351,24 +374,6 @@ def report(workspace: Annotated[Path, typer.Argument(help="Folder of an adaptati
     typer.echo(write_report(workspace))
 
 
-def _prepare(
-    workspace: Path,
-    source: list[Path],
-    target: Path,
-    evaluation: Path | None,
-    upper_bound: Path | None,
-    seed: int,
-    preset: str,
-    preprocessing: dict[str, Any],
-) -> Path:
-    """Prepare at the preset's working resolution unless ``preprocessing`` says otherwise."""
-    from . import pipeline
-    from .settings import load_preset
-
-    options = {"target_scale": load_preset(preset)["target_scale"], **preprocessing}
-    return pipeline.prepare(workspace, source, target, evaluation, upper_bound, seed=seed, **options)
-
-
 def _check_prepared(workspace: Path, asked: Mapping[str, Path | None], seed: int | None) -> None:
     """Refuse masked images or a seed that a workspace was prepared without: they would be left out in silence."""
     from .files import load_json
@@ -391,6 +396,8 @@ def _overrides(settings: list[str]) -> dict[str, Any]:
         name, equals, text = setting.partition("=")
         if not (name and equals):
             raise InputError(f"--set: expected id=value, got {setting!r}")
+        if name == "seed":
+            raise InputError("--set seed: give --seed, which the images are prepared with, too")
         overrides[name] = _value(text)
     return overrides
 

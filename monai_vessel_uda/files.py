@@ -61,6 +61,8 @@ def load_tensors(path: str | Path, **kwargs: Any) -> Any:
         return torch.load(path, weights_only=True, **kwargs)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
+    except MemoryError:
+        raise
     except Exception as error:  # torch raises half a dozen types for a file that it cannot read
         # torch's own text would advise to load it with code execution allowed
         raise InputError(

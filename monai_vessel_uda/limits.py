@@ -1,5 +1,6 @@
 """What the settings of an adaptation may be: refused before it starts, rather than after hours."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ AT_LEAST = {
     "refinements": 0,
     "pairs": 2,
     "measured_patches": 2,
+    "num_workers": 0,
     "rounds": 1,
     "round_pairs": 2,
     "pseudo_mask_ensemble": 1,
@@ -35,7 +37,7 @@ ONE_OF = {
 """Words."""
 STARTS = ("mined", "aligned", "matched", "negated", "raw", "fda")
 """Segmenters that rounds may start from: all but the one that is trained on target masks."""
-TRUE_OR_FALSE = ("amp", "clamp", "eight_bit_latents", "reinitialise", "warm_start", "with_mined")
+TRUE_OR_FALSE = ("amp", "clamp", "eight_bit_latents", "reinitialise", "track", "warm_start", "with_mined")
 FROM_TO = {
     "augmentation#probability": (0, 1),
     "augmentation#contrast": (0, 1),
@@ -98,6 +100,7 @@ def check_limits(values: Mapping[str, Any]) -> None:
         pair = isinstance(value, (list, tuple)) and len(value) == 2 and all(map(_is_number, value))
         if not (pair and 0 <= value[0] <= value[1] < float("inf")):
             raise InputError(f"{name}: expected two numbers from 0 on, the smaller first, got {value!r}")
+    _check_patch(values)
     _check_shares(values)
     _check_steps(values)
     too_many = values["round_pairs"] is not None and values["round_pairs"] > values["pairs"]
@@ -107,6 +110,17 @@ def check_limits(values: Mapping[str, Any]) -> None:
             f"got {values['round_pairs']}"
         )
     _check_iterations(values)
+
+
+def _check_patch(values: Mapping[str, Any]) -> None:
+    """Both networks halve a patch level by level; a remainder would not fit its skip connection."""
+    folded, channels = values["generator_def#space_to_depth"], values["generator_def#channels"]
+    multiple = math.lcm(folded * 2 ** (len(channels) - 1), math.prod(values["segmenter_def#strides"]))
+    if not _is_count(values["patch_size"], 1) or values["patch_size"] % multiple:
+        raise InputError(
+            f"patch_size: expected a multiple of {multiple}, so that both networks can halve it on each level, "
+            f"got {values['patch_size']!r}"
+        )
 
 
 def _check_shares(values: Mapping[str, Any]) -> None:

@@ -157,7 +157,7 @@ def adapt(
     check_model_name(registered_model)
     manifest = load_manifest(workspace / "manifest.json")
     verify_files(manifest)
-    settings = resolve_settings(preset, {**(overrides or {}), **device_override(device), "seed": manifest["seed"]})
+    settings = _settings(manifest, preset, overrides or {}, device)
     evaluated = bool(manifest["evaluation"])
     if baselines and evaluated:
         verify_files(manifest, ["supervised"])
@@ -213,8 +213,7 @@ def _check_sizes(manifest: Mapping[str, Any], training_sets: Sequence[str], patc
     from .transforms.resize import scaled_size
 
     source, target = (manifest["preprocessing"][domain] for domain in ("source", "target"))
-    names = ["scale", *(["nominal_scale"] if "raw" in training_sets else [])]
-    scales = {name: min(entry[key] for key in names) for name, entry in source["datasets"].items()}
+    scales = {name: min(entry["scale"], entry["nominal_scale"]) for name, entry in source["datasets"].items()}
     for name in ("source", "target", *(["supervised"] if "supervised" in training_sets else [])):
         for entry in manifest[name]:
             scale = scales[entry["dataset"]] if name == "source" else target["scale"]
@@ -281,7 +280,7 @@ def import_generator(
     verify_files(manifest)
     if domain not in ("source", "target"):
         raise InputError(f"domain: expected 'source' or 'target', got {domain!r}")
-    settings = resolve_settings(preset, {**(overrides or {}), **device_override(device), "seed": manifest["seed"]})
+    settings = _settings(manifest, preset, overrides or {}, device)
     parser = stage_workflow(workspace, Step("ddpm_pretrain", "train.json", {"domain": domain}), settings).parser
     with surfacing_input_errors():
         parser.parse(True)
@@ -350,6 +349,18 @@ def stage_workflow(workspace: str | Path, step: Step, settings: Mapping[str, Any
     root = bundle_folder(step.bundle)
     overrides = {**settings, **step.overrides, "workspace": str(workspace)}
     return bundle_workflow([root / "configs" / step.config], root, overrides)
+
+
+def _settings(
+    manifest: Mapping[str, Any], preset: str, overrides: Mapping[str, Any], device: str | None
+) -> dict[str, Any]:
+    """Preset and overrides with the seed that the images were prepared with; another seed is refused."""
+    prepared: dict[str, Any] = {**device_override(device), "seed": manifest["seed"]}
+    if overrides.get("seed", manifest["seed"]) != manifest["seed"]:
+        raise InputError(
+            f"seed {overrides['seed']}: the images were prepared with {manifest['seed']}; prepare them anew"
+        )
+    return resolve_settings(preset, {**overrides, **prepared})
 
 
 def _device(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from .limits import check_limits
 
 logger = logging.getLogger("monai_vessel_uda")
 
-ABOUT_A_PRESET = ("about", "target_scale")
-"""Keys of a preset that no bundle has: a sentence, and ``target_scale`` for preparing."""
+OF_EACH_STAGE = ("workspace", "bundle_root", "dataset_dir", "output_dir", "domain", "training_set")
+"""Ids whose value an adaptation gives to each stage itself."""
 
 ADAPTATION_CONFIGS = (
     "ddpm_pretrain/train.json",
@@ -38,7 +38,7 @@ def bundle_folder(name: str) -> Path:
 
 
 def load_preset(name: str) -> dict[str, Any]:
-    """A preset: a config that MONAI lays over a bundle's own, and the keys of ``ABOUT_A_PRESET``.
+    """A preset: a config that MONAI lays over a bundle's own, and the sentence ``about`` it.
 
     Raises:
         InputError: an unknown name.
@@ -65,7 +65,7 @@ def preset_overrides(name: str) -> dict[str, Any]:
     for key, value in load_preset(name).items():
         if key.startswith("+"):
             overrides |= {f"{key[1:]}#{part}": part_value for part, part_value in value.items()}
-        elif key not in ABOUT_A_PRESET:
+        elif key != "about":
             overrides[key] = value
     return overrides
 
@@ -74,12 +74,14 @@ def resolve_settings(preset: str, overrides: Mapping[str, Any]) -> dict[str, Any
     """Preset and overrides together, refused where no bundle knows an id or a later stage would fail.
 
     Raises:
-        InputError: unknown preset or id, or values that cannot be.
+        InputError: unknown preset or id, an id of each stage's own, or values that cannot be.
     """
     settings = {**preset_overrides(preset), **{"#".join(parts_of(key)): value for key, value in overrides.items()}}
     places = map(Path, ADAPTATION_CONFIGS)
     configs = [load_json(bundle_folder(place.parts[0]) / "configs" / place.name) for place in places]
     for key in settings:
+        if key in OF_EACH_STAGE:
+            raise InputError(f"override {key!r}: an adaptation has its own for each stage")
         close = misspelt(key, configs)
         if close is not None:
             hint = f"; did you mean {close!r}?" if close else ""

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 import monai_vessel_uda
-from monai_vessel_uda import demo, pipeline, segmenter, settings
+from monai_vessel_uda import demo, pipeline, segmenter
 from monai_vessel_uda.cli import app
 from monai_vessel_uda.errors import InputError
 
@@ -45,7 +45,6 @@ def calls(monkeypatch, tmp_path):
     for name in results:
         module = {"run_demo": demo, "segment": segmenter, "evaluate": segmenter}.get(name, pipeline)
         monkeypatch.setattr(module, name, recorder(name))
-    monkeypatch.setattr(settings, "load_preset", lambda name: {"target_scale": {"small": 0.37, "full": 1.0}[name]})
     return made
 
 
@@ -68,9 +67,9 @@ def test_demo_runs_consecutive_seeds_and_prints_the_table(calls):
     assert (folder, list(seeds), jobs) == (Path("there"), [5, 6], 1)
 
 
-def test_prepare_passes_folders_and_the_presets_resolution(calls, tmp_path):
+def test_prepare_passes_folders_and_options(calls, tmp_path):
     folders = ["--source", "a", "--source", "b", "--target", "c", "--evaluation", "d", "--upper-bound", "e"]
-    assert run("prepare", tmp_path, *folders, "--preset", "small", "--seed", 3).exit_code == 0
+    assert run("prepare", tmp_path, *folders, "--seed", 3).exit_code == 0
     ((name, args, kwargs),) = calls
     assert name == "prepare"
     assert args == (tmp_path, [Path("a"), Path("b")], Path("c"), Path("d"), Path("e"))
@@ -80,13 +79,13 @@ def test_prepare_passes_folders_and_the_presets_resolution(calls, tmp_path):
         "source_polarity": "auto",
         "target_polarity": "auto",
         "source_scale": "auto",
-        "target_scale": 0.37,
+        "target_scale": 1.0,
         "flatten": True,
         "match": True,
     }
 
 
-def test_prepare_options_override_the_preset(calls, tmp_path):
+def test_prepare_options_are_passed_as_numbers_and_words(calls, tmp_path):
     options = ["--target-scale", 0.7, "--source-scale", 0.25, "--no-flatten", "--no-match", "--target-polarity", "dark"]
     assert run("prepare", tmp_path, "--source", "a", "--target", "c", "--grey", "green", *options).exit_code == 0
     kwargs = calls[0][2]
@@ -109,7 +108,7 @@ def test_adapt_prepares_first_where_nothing_was_prepared(calls, tmp_path):
     result = run("adapt", tmp_path / "w", "--source", "a", "--target", "c", "--preset", "small", "--seed", 4)
     assert result.exit_code == 0
     assert [name for name, _, _ in calls] == ["prepare", "adapt"]
-    assert calls[0][2] == {"seed": 4, "target_scale": 0.37}
+    assert calls[0][2] == {"seed": 4}
     assert calls[1][1] == (tmp_path / "w", "small", {}, True, None, "vessel_segmentation")
 
 
@@ -162,9 +161,17 @@ def test_adapt_refuses_a_seed_that_it_was_not_prepared_with(calls, tmp_path, ask
 
 
 def test_adapt_refuses_settings_before_it_looks_at_images(calls, tmp_path):
-    result = run("adapt", tmp_path / "w", "--source", "a", "--target", "c", "--set", "itterations=4")
-    assert (result.exit_code, calls) == (2, [])
-    assert "did you mean 'iterations'" in result.stderr
+    for options, message in (
+        (["--set", "itterations=4"], "did you mean 'iterations'"),
+        (["--set", "seed=4"], "give --seed"),
+        (["--set", "training_set=raw"], "an adaptation has its own for each stage"),
+        (["--set", "output_dir=there"], "an adaptation has its own for each stage"),
+        (["--set", "track=no"], "track: expected true or false"),
+        (["--upper-bound", "u", "--no-baselines"], "it would not be trained"),
+    ):
+        result = run("adapt", tmp_path / "w", "--source", "a", "--target", "c", *options)
+        assert (result.exit_code, calls) == (2, [])
+        assert message in result.stderr
 
 
 def test_adapt_prints_the_scores(calls, tmp_path):
@@ -222,7 +229,6 @@ def test_version():
     [
         ["prepare", "w", "--source", "missing", "--target", "missing"],
         ["prepare", "w", "--source", "missing"],
-        ["prepare", "w", "--source", "missing", "--target", "missing", "--preset", "missing"],
         ["adapt", "w", "--target", "missing"],
         ["adapt", "w", "--source", "missing", "--target", "missing"],
         ["adapt", "w", "--source", "a", "--target", "b", "--upper-bound", "missing"],

@@ -141,8 +141,8 @@ def write_like(array: np.ndarray, path: str | Path, like: RetinalImage) -> None:
         ValueError: `array` has another shape than `like`, another dtype, or probabilities outside [0, 1].
     """
     path = Path(path)
+    check_format(path, probabilities=array.dtype.kind == "f")
     suffix = image_suffix(path)
-    _check_format(path, suffix, probabilities=array.dtype.kind == "f")
     _check_values(array, path, like)
     kind = formats.family(suffix)
     values = _stored_values(array, vessel=255 if kind == "pil" else 1)
@@ -192,7 +192,9 @@ def _stored_values(array: np.ndarray, *, vessel: int) -> np.ndarray:
     return np.multiply(array > 0, vessel, dtype=np.uint8) if _is_mask(array) else array
 
 
-def _check_format(path: Path, suffix: str, *, probabilities: bool) -> None:
+def check_format(path: str | Path, *, probabilities: bool = False) -> None:
+    """Raise InputError if the format that the suffix of `path` names cannot hold a mask, or probabilities, exactly."""
+    suffix = image_suffix(path)
     bare = suffix.removesuffix(".gz")
     if suffix == ".dcm":
         raise InputError(f"{path}: results are not written as DICOM; use .png, or .nii.gz to keep the geometry.")

@@ -192,8 +192,8 @@ class RandPatchd(_Reseeded, MapTransform):
                 f"{item.get('id', 'an image')}: patch size {self.spatial_size} exceeds the image "
                 f"{tuple(first.shape[1:])} at working resolution; choose smaller patches or pad first"
             )
-        centres = item[self.centres_key][0] if self.centres_key in item else torch.ones(first.shape[1:])
-        self.randomize(centres)
+        centres = item.get(self.centres_key)
+        self.randomize(torch.ones(first.shape[1:], dtype=torch.uint8) if centres is None else centres[0])
         window = (
             ...,
             *(

@@ -31,6 +31,8 @@ SCORED = {"dice": "mean_dice", "cldice": "mean_cldice", "ahd_px": "mean_average_
 _PACKAGE_CONFIGS = ("segment.json", "score.json", "inference_onnx.json")
 """Laid over ``inference.json`` by this package; they use its classes and stay here."""
 _MONAI_ONLY_CONFIGS = ("evaluate.json", "train.json", "multi_gpu_train.json", "multi_gpu_inference.json")
+_SAID_WITH_MONAI = ("output_ext", "percentiles", "vessels")
+"""Options of MONAI's preprocessing and writing, without effect where this package does both."""
 _KEPT_SETTINGS = ("segmenter_def", "patch_size", "sw_batch_size", "overlap")
 """Settings of an adaptation that its segmenter keeps; others, such as the device, were those of its training."""
 _METADATA = "configs/metadata.json"
@@ -83,9 +85,13 @@ def _make_bundle(making: Path, workspace: Path, weights: Path, settings: Mapping
     (making / "models").mkdir()
     shutil.copy2(weights, making / "models" / "model.pt")
     description = load_json(weights.with_suffix(".json"))
-    save_json({**description, "exported_with": __version__}, making / "models" / "model.json")
+    # without their hash, since fine-tuning may change the weights; the metadata has it
+    kept = {key: value for key, value in description.items() if key != "sha256"}
+    save_json({**kept, "exported_with": __version__}, making / "models" / "model.json")
     manifest = load_json(workspace / "manifest.json")
     _set_configs(making / "configs", description, settings)
+    if reason := needs_package(description["preprocessing"]):
+        _write_needs(making / "docs" / "README.md", reason)
     _write_licences(making / "docs" / "data_license.txt", manifest)
     _write_metadata(making, description, manifest, settings)
 
@@ -224,7 +230,8 @@ def _set_configs(configs: Path, description: Mapping[str, Any], settings: Mappin
     if needs_package(description["preprocessing"]):
         inference = load_json(configs / "inference.json")
         ours = load_json(bundle_folder(NAME) / "configs" / "segment.json")
-        options = [*inference["options"], *(key for key in ours if key not in inference)]
+        options = [key for key in inference["options"] if key not in _SAID_WITH_MONAI]
+        options += [key for key in ours if key not in inference]
         _write_config({**inference, **ours, "options": options}, configs / "inference.json")
         for name in _MONAI_ONLY_CONFIGS:
             (configs / name).unlink(missing_ok=True)
@@ -324,6 +331,20 @@ def _write_performance(page: Path, summary: Mapping[str, Mapping[str, float]], i
         "",
     ]
     _write_text(before + mark + "\n".join(text) + end + after, page)
+
+
+def _write_needs(page: Path, reason: str) -> None:
+    """Say on the bundle's page that it needs this package, and what else of the page does not apply."""
+    text = page.read_text(encoding="utf-8")
+    alone = "MONAI is enough; this package need not be installed."
+    if alone not in text:
+        raise ValueError(f"{page}: expected the sentence {alone!r}")
+    needs = (
+        f"**This bundle needs monai_vessel_uda {__version__}**, because {reason}: MONAI's transforms cannot say that. "
+        "Of the commands below, the first (inference) and those of this package are there; `vessel-uda evaluate` "
+        "scores. The options `output_ext`, `vessels` and `percentiles` do not exist; `output_suffix` names the format."
+    )
+    _write_text(text.replace(alone, needs), page)
 
 
 def _counts(items: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -5,6 +5,7 @@ the stages call :func:`check` first; what a command line sets inside a definitio
 :func:`recorded`. Both do nothing in a process that ``monai.bundle`` did not start, such as ``vessel-uda``.
 """
 
+import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from fire.parser import DefaultParseValue
+from monai.bundle import ConfigParser
 
 from ..config_ids import hidden_overrides, misspelt, parts_of
 from ..errors import InputError, mendable
@@ -76,11 +78,14 @@ def recorded(settings: Mapping[str, Any], arguments: Sequence[str] | None = None
 
 
 def _options_of_monai(arguments: Sequence[str] | None) -> dict[str, str] | None:
-    """Options of a process that ``monai.bundle`` started; None in others."""
+    """Options of a process that ``monai.bundle`` started, those in its ``--args_file`` included; None in others."""
     arguments = sys.argv if arguments is None else arguments
     if Path(arguments[0]).parts[-3:] != ("monai", "bundle", "__main__.py"):
         return None
-    return dict(_options(arguments[1:]))
+    given = dict(_options(arguments[1:]))
+    in_file = ConfigParser.load_config_file(given["args_file"]) if "args_file" in given else {}
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in in_file.items()}
+    return {**texts, **given}
 
 
 def _options(arguments: Sequence[str]) -> Iterable[tuple[str, str]]:

@@ -9,7 +9,7 @@ from ignite.engine import Engine, Events
 from monai.transforms import Transform
 from torch import Tensor
 
-from ..data.images import IMAGE_SUFFIXES, image_stem, image_suffix, read_image, write_like
+from ..data.images import IMAGE_SUFFIXES, check_format, image_stem, image_suffix, read_image, write_like
 from ..data.layouts import find_items
 from ..data.manifest import datalist, load_manifest
 from ..errors import InputError
@@ -22,8 +22,13 @@ RESULTS = ("vessels", "probability", "overlay")
 """What is written beside ``<stem>``: ``<stem>_vessels`` and so on."""
 
 
-def images_to_segment(source: str | Path) -> list[dict[str, Any]]:
-    """Items for one image file or all images below a folder, but for results of an earlier run that lie beside theirs.
+def images_to_segment(source: str | Path, output_dir: str | Path | None = None) -> list[dict[str, Any]]:
+    """Items for one image file or all images below a folder, without results of an earlier run.
+
+    Args:
+        source: image or folder.
+        output_dir: where results go; what lies there is no image to segment, unless it is ``source`` itself: then
+            results are known by their names, as those beside any other image are.
 
     Raises:
         InputError: no such file or folder, no image in it, or two images that would write the same result.
@@ -31,10 +36,12 @@ def images_to_segment(source: str | Path) -> list[dict[str, Any]]:
     source = Path(source)
     if not source.exists():
         raise InputError(f"{source}: no such file or folder")
-    paths = [source] if source.is_file() else sorted(p for p in source.rglob("*") if _is_image(p))
+    paths = [source] if source.is_file() else sorted(p for p in source.rglob("*") if _is_image(p, source))
+    if output_dir is not None and (results := Path(output_dir).resolve()) != source.resolve():
+        paths = [path for path in paths if results not in path.resolve().parents]
     stems = {(path.parent, image_stem(path)) for path in paths}
-    results = {(parent, f"{stem}_{result}") for parent, stem in stems for result in RESULTS}
-    paths = [path for path in paths if source.is_file() or (path.parent, image_stem(path)) not in results]
+    written = {(parent, f"{stem}_{result}") for parent, stem in stems for result in RESULTS}
+    paths = [path for path in paths if source.is_file() or (path.parent, image_stem(path)) not in written]
     if not paths:
         raise InputError(f"{source}: expected images ({', '.join(sorted(IMAGE_SUFFIXES))}), found none")
     seen: dict[tuple[Path, str], Path] = {}
@@ -99,7 +106,10 @@ class SaveVesselsd(Transform):
         probability: also write ``<stem>_probability``, float32 where the format can hold it, else 16-bit PNG.
         overlay: also write ``<stem>_overlay.png``.
         suffix: format of the results, such as ".png"; by default the input's own where it can hold a mask
-            losslessly (NIfTI, MHA, TIFF, PNG, BMP), else PNG.
+            losslessly (NIfTI, MHA, TIFF, PNG, BMP), else PNG; MHA for DICOM.
+
+    Raises:
+        InputError: a suffix whose format cannot hold the results.
     """
 
     def __init__(
@@ -114,6 +124,10 @@ class SaveVesselsd(Transform):
         self.output_dir, self.root = Path(output_dir), Path(root)
         self.threshold, self.probability, self.overlay = threshold, probability, overlay
         self.suffix = suffix
+        if suffix:  # refused before the first image is segmented
+            check_format(f"NAME_vessels{suffix}")
+            if probability:
+                check_format(f"NAME_probability{self._float_suffix(Path())}", probabilities=True)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write the results of ``pred``, the vessel logit (1, H, W) at working resolution, used up; return the rest."""
@@ -162,8 +176,9 @@ class InferenceProgress:
         engine.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: progress.update())
 
 
-def _is_image(path: Path) -> bool:
-    return path.is_file() and bool(image_suffix(path)) and not path.name.startswith(".")
+def _is_image(path: Path, folder: Path) -> bool:
+    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    return path.is_file() and bool(image_suffix(path)) and not hidden
 
 
 def _write_overlay(array: np.ndarray, mask: np.ndarray, path: Path, strength: float = 0.6) -> None:

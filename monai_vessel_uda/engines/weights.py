@@ -46,12 +46,19 @@ def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
         ``network``.
 
     Raises:
-        InputError: no such file, not a file of tensors, or weights of another architecture.
+        InputError: no such file, not a file of tensors, weights of another architecture, or other weights than the
+            JSON beside them describes.
     """
     state = load_tensors(path, map_location="cpu")
     record = Path(path).with_suffix(".json")
     if record.exists():
-        saved, wanted = load_json(record).get("architecture", {}), architecture(network)
+        described = load_json(record)
+        if described.get("sha256") not in (None, sha256(path)):
+            raise InputError(
+                f"{path}: these are not the weights that {record.name} describes; restore the file, or delete its "
+                "stage's folder to train it again"
+            )
+        saved, wanted = described.get("architecture", {}), architecture(network)
         if saved and saved != {**wanted, "network": _same_or_base(network, saved.get("network"))}:
             raise InputError(
                 f"{path}: weights of another architecture: expected {wanted['network']} with "
@@ -68,6 +75,12 @@ def _same_or_base(network: nn.Module, name: str | None) -> str:
     """``name`` if the network is of this class or derived from it, else the network's own."""
     names = [f"{base.__module__}.{base.__qualname__}" for base in type(network).__mro__]
     return name if name in names else names[0]  # type: ignore[return-value]
+
+
+def description_of(weights: str | Path) -> dict[str, Any]:
+    """The JSON beside weights; InputError where there is none."""
+    description: dict[str, Any] = load_json(Path(weights).with_suffix(".json"))
+    return description
 
 
 def learnt_timesteps(weights: str | Path) -> int | None:

@@ -13,7 +13,7 @@ supervised    target images with masks of a separate split: the upper bound, nev
 ============  ==============================================================================================
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -33,7 +33,7 @@ def segmenter_patches(
     name: str,
     manifest: Mapping[str, Any],
     *,
-    patch_size: int | Sequence[int],
+    patch_size: int,
     patch_transform: Transform,
     pair_transform: Transform,
     pairs_dir: str | Path,
@@ -46,7 +46,7 @@ def segmenter_patches(
     Args:
         name: one of ``TRAINING_SETS``.
         manifest: the workspace's.
-        patch_size: sides of a patch.
+        patch_size: side of a patch.
         patch_transform: random patch of a whole image.
         pair_transform: random flips of a mined pair.
         pairs_dir: shards of mined pairs.
@@ -62,16 +62,15 @@ def segmenter_patches(
     draws = stable_seed(seed, "segmenter", name)
     if name == "mined":
         return PatchDataset(ShardedPairs(str(pairs_dir)), pair_transform, draws)
-    size = patch_size if isinstance(patch_size, int) else tuple(patch_size)
     if name == "supervised":
         if not manifest["supervised"]:
             raise InputError("supervised: the manifest lists no target images with masks for the upper bound")
-        images = prepared_images(manifest, "supervised", patch_size=size, cache_dir=cache_dir)  # type: ignore[arg-type]
+        images = prepared_images(manifest, "supervised", patch_size=patch_size, cache_dir=cache_dir)
         return PatchDataset(images, patch_transform, draws)
     if name == "fda":
-        target = prepared_images(manifest, "target", patch_size=size, cache_dir=cache_dir)  # type: ignore[arg-type]
+        target = prepared_images(manifest, "target", patch_size=patch_size, cache_dir=cache_dir)
         swap = RandFourierAmplitudeSwapd("image", [target[i]["image"] for i in range(len(target))], fda_beta)
         patch_transform = Compose([patch_transform, swap])
     variant: Any = "negated" if name == "fda" else name
-    images = prepared_images(manifest, "source", variant, patch_size=size, cache_dir=cache_dir)  # type: ignore[arg-type]
+    images = prepared_images(manifest, "source", variant, patch_size=patch_size, cache_dir=cache_dir)
     return PatchDataset(images, patch_transform, draws)

@@ -152,6 +152,8 @@ class LatentMining:
         highest = self.schedule.num_train_timesteps
         if self.generation_timesteps is not None and not 1 <= self.generation_timesteps <= highest:
             raise InputError(f"generation_timesteps: expected 1 to {highest}, got {self.generation_timesteps}")
+        self._decoding_grid()  # both refuse more steps than there are timesteps
+        self._generation_grid()
 
     @property
     def inverted_timesteps(self) -> int:
@@ -173,10 +175,7 @@ class LatentMining:
             mask: the source masks, or None for the unconditional generator of the first generation.
             numbers: the patches' numbers; ancestral noise depends on them, not on the batch.
         """
-        pairs = generation_pairs(
-            timestep_grid(self.inverted_timesteps, self.decoding_steps or self.t0, self.decoding_spacing)
-        )
-        return self._sample(eps_b, latents, mask, pairs, numbers, clamp=False)
+        return self._sample(eps_b, latents, mask, generation_pairs(self._decoding_grid()), numbers, clamp=False)
 
     def from_noise(self, eps_b: nn.Module, mask: Tensor, numbers: Sequence[int], clean: Tensor | None = None) -> Tensor:
         """Target images for masks, from noise that depends on the patches' numbers alone.
@@ -195,8 +194,7 @@ class LatentMining:
         noise = seeded_noise(mask, [_generator(self.seed, "start", number) for number in numbers])
         clean = torch.zeros_like(mask) if clean is None else clean.to(mask).expand_as(mask)
         start = self.schedule.add_noise(clean, noise, torch.full((len(mask),), timesteps - 1))
-        grid = timestep_grid(timesteps, self.generation_steps, self.decoding_spacing)
-        return self._sample(eps_b, start, mask, generation_pairs(grid), numbers, clamp=True)
+        return self._sample(eps_b, start, mask, generation_pairs(self._generation_grid()), numbers, clamp=True)
 
     def _sample(
         self,
@@ -216,6 +214,13 @@ class LatentMining:
 
     def _grid(self) -> list[int]:
         return timestep_grid(self.schedule.num_train_timesteps, self.steps, self.spacing)
+
+    def _decoding_grid(self) -> list[int]:
+        return timestep_grid(self.inverted_timesteps, self.decoding_steps or self.t0, self.decoding_spacing)
+
+    def _generation_grid(self) -> list[int]:
+        timesteps = self.generation_timesteps or self.schedule.num_train_timesteps
+        return timestep_grid(timesteps, self.generation_steps, self.decoding_spacing)
 
 
 def _under(network: nn.Module, mask: Tensor | None) -> Callable[[Tensor, Tensor], Tensor]:

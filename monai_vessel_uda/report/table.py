@@ -1,8 +1,8 @@
 """Score tables as Markdown and CSV.
 
-A score row is ``{"name": str, "scores": {metric: {"mean", "low", "high"}}, "exported": bool, "exported_minus": …}``, the
-last two optional: ``exported_minus`` is like ``scores``, but of the paired differences. Metrics are those of
-``metrics.segmentation``. Fractions are shown in percent, distances in pixels.
+A score row is ``{"name": str, "scores": {metric: {"mean", "low", "high"}}, "exported": bool, "exported_minus": …}``;
+the last two are optional, and ``exported_minus`` is like ``scores``, but of the paired differences. Metrics are those
+of ``metrics.segmentation``. Fractions are shown in percent, distances in pixels.
 """
 
 import csv

@@ -21,7 +21,7 @@ TRAINED_ON = {
 """What the segmenters saw from which the rounds may start."""
 
 MEASURES = {
-    "label-free score": ("which weighted share of the other columns does it beat, in what all of them have?", "higher"),
+    "label-free score": ("weighted share of the comparisons with the other columns that it wins", "higher"),
     "threshold": ("from this probability on a pixel is vessel", ""),
     "mask_prior_distance": ("do the marked vessels look like those of the source masks?", "lower"),
     "boundary_contrast": ("do outlines lie on the edges of the target images?", "higher"),
@@ -255,7 +255,7 @@ def _scored(rows: Sequence[Row]) -> str:
     text += f", against {' and '.join(against)}." if against else "."
     differences = {row["name"]: row["exported_minus"].get("dice") for row in rows if row.get("exported_minus")}
     points = {name: _points(differences[name]) for name in others if name in differences}
-    parts = [f"{text} against {others[name].split(' (')[0]}" for name, text in points.items()]
+    parts = [f"{shown} against {others[name].split(' (')[0]}" for name, shown in points.items()]
     return f"{text} Image by image that is {' and '.join(parts)}." if parts else text
 
 

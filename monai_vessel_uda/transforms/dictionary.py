@@ -225,9 +225,9 @@ class MatchQuantilesd(MapTransform):
 
 
 class PatchCentresd(Transform):
-    """Add ``centres``, float32 {0, 1} (1, H, W), of patches within the field of view (:func:`patch_centres`)."""
+    """Add ``centres``, uint8 {0, 1} (1, H, W), of patches within the field of view (:func:`patch_centres`)."""
 
-    def __init__(self, patch_size: int | Sequence[int], min_fraction: float = 0.9) -> None:
+    def __init__(self, patch_size: int, min_fraction: float = 0.9) -> None:
         self.patch_size, self.min_fraction = patch_size, min_fraction
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Item:
@@ -237,7 +237,7 @@ class PatchCentresd(Transform):
             centres = patch_centres(item["fov"][0].numpy() > 0.5, self.patch_size, self.min_fraction)
         except InputError as error:
             raise InputError(f"{_name(data)}: {error}") from None
-        item["centres"] = torch.from_numpy(centres.astype(np.float32))[None]
+        item["centres"] = torch.from_numpy(centres.view(np.uint8))[None]
         return item
 
 

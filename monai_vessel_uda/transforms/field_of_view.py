@@ -1,7 +1,5 @@
 """Where a photograph shows the retina: the round field of view on its black surround."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -57,16 +55,14 @@ def field_of_view_diameter(fov: NDArray[np.bool_]) -> int:
     return int(max(rows[-1] - rows[0], cols[-1] - cols[0]) + 1) if rows.size else 0
 
 
-def patch_centres(
-    fov: NDArray[np.bool_], patch_size: int | Sequence[int], min_fraction: float = 0.9
-) -> NDArray[np.bool_]:
+def patch_centres(fov: NDArray[np.bool_], patch_size: int, min_fraction: float = 0.9) -> NDArray[np.bool_]:
     """Centres of the patches that lie in the field of view.
 
     A patch with centre c covers ``[c - n // 2, c - n // 2 + n)`` on each axis, as MONAI's random crops count it.
 
     Args:
         fov: (H, W), True inside.
-        patch_size: rows and columns of the patch in pixels.
+        patch_size: side of the square patch in pixels.
         min_fraction: least share of the patch that lies in the field of view, 0 to 1. Where no patch reaches it (a
             large patch in a small circle), the best that exist are taken: there is always a centre.
 
@@ -78,12 +74,12 @@ def patch_centres(
     """
     from scipy.ndimage import uniform_filter
 
-    size = (patch_size, patch_size) if isinstance(patch_size, int) else tuple(patch_size)
-    if any(n > m for n, m in zip(size, fov.shape, strict=True)):
-        raise InputError(f"patch_size: {size} is larger than the image {fov.shape}; choose a smaller patch or pad")
-    fraction = uniform_filter(fov.astype(np.float64), size=size, mode="constant")
+    if patch_size > min(fov.shape):
+        raise InputError(f"patch_size: {patch_size} exceeds a side of the image {fov.shape}; choose a smaller patch")
+    fraction = uniform_filter(fov.astype(np.float64), size=patch_size, mode="constant")
     inside = np.zeros(fov.shape, dtype=bool)
-    inside[tuple(slice(n // 2, m - n + n // 2 + 1) for n, m in zip(size, fov.shape, strict=True))] = True
+    before = patch_size // 2
+    inside[tuple(slice(before, side - patch_size + before + 1) for side in fov.shape)] = True
     threshold = min(min_fraction, float(fraction[inside].max()))
     return inside & (fraction >= threshold - 1e-6)
 

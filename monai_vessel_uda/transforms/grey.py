@@ -45,10 +45,15 @@ def to_grey(array: NDArray, grey: Grey = "luma") -> NDArray[np.float32]:
 
 
 def has_colour(array: NDArray) -> bool:
-    """Whether the channels of (H, W[, C]) differ anywhere (a grey image may be stored as RGB)."""
+    """Whether the channels of (H, W[, C]) differ by 2 % of the largest value in at least 1 % of the pixels.
+
+    A grey image may be stored as RGB, with a coloured mark in it, or with what a colour space's rounding left.
+    """
     if array.ndim == 2 or array.shape[2] < 3:
         return False
-    return bool(np.any(array[..., 0] != array[..., 1]) or np.any(array[..., 1] != array[..., 2]))
+    channels = array[..., :3].astype(np.float32)
+    difference = np.ptp(channels, axis=2)
+    return bool(np.mean(difference > 0.02 * np.abs(channels).max()) >= 0.01)
 
 
 def vessel_contrast(image: NDArray[np.floating], mask: NDArray[np.bool_], ring: int = 6) -> float:

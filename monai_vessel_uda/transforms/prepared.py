@@ -2,17 +2,17 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import ignite.distributed as idist
-from monai.data import Dataset, PersistentDataset
-from monai.data.utils import json_hashing
-from monai.transforms import Compose
+from monai.data import Dataset
 
 from .. import __version__
 from ..data.manifest import datalist
+from ..errors import InputError
+from ..files import load_tensors, save_tensors
 from .dictionary import PatchCentresd, RetinalCompose
 from .preprocessing import Variant, source_transforms, target_transforms
 
@@ -23,7 +23,7 @@ def prepared_images(
     manifest: Mapping[str, Any],
     name: ListName,
     variant: Variant = "aligned",
-    patch_size: int | tuple[int, int] | None = None,
+    patch_size: int | None = None,
     cache_dir: str | Path | None = None,
 ) -> Dataset:
     """Preprocessed items of one list of the manifest.
@@ -47,18 +47,30 @@ def prepared_images(
     else:
         chain = [target_transforms(record, with_label=name != "target")]
     if patch_size is not None:
-        size = patch_size if isinstance(patch_size, int) else tuple(patch_size)
-        chain.append(PatchCentresd(size))
+        chain.append(PatchCentresd(patch_size))
+    prepare = RetinalCompose(chain)
     items = datalist(manifest, name)
-    transform: Compose = RetinalCompose(chain)
-    if cache_dir is not None:
-        files = [[entry.get(name) for name in ("sha256", "label_sha256", "fov_sha256")] for entry in manifest[name]]
-        made_by = [__version__, record, variant if name == "source" else "target", patch_size, files]
-        key = json.dumps(made_by, sort_keys=True, default=str)
-        folder = Path(cache_dir) / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-        prepared: Dataset = PersistentDataset(items, transform, folder, hash_func=json_hashing)
-    else:
-        prepared = Dataset(items, transform)
+    if cache_dir is None:
+        return Dataset([prepare(item) for item in items])
+    files = [[entry.get(key) for key in ("sha256", "label_sha256", "fov_sha256")] for entry in manifest[name]]
+    made_by = [__version__, record, variant if name == "source" else "target", patch_size, files]
+    digest = hashlib.sha256(json.dumps(made_by, sort_keys=True, default=str).encode()).hexdigest()
+    folder = Path(cache_dir) / f"{name}-{digest[:16]}"
     with idist.one_rank_first():  # of several processes one fills the disk cache, the others read it
-        # not CacheDataset, whose pool of threads once stood still for ever
-        return Dataset([prepared[number] for number in range(len(prepared))])
+        return Dataset([_cached(folder / f"{number:05d}.pt", prepare, item) for number, item in enumerate(items)])
+
+
+def _cached(path: Path, prepare: Callable[[Any], Any], item: Mapping[str, Any]) -> Any:
+    """What is kept in ``path``, or else the item prepared, and kept there.
+
+    Not MONAI's PersistentDataset: it caches nothing behind a Compose within a Compose, which it takes for random, and
+    fails on a file that a killed run left half-written. Not CacheDataset, whose pool of threads once stood still.
+    """
+    if path.exists():
+        try:
+            return load_tensors(path)
+        except InputError:  # damaged: made anew
+            pass
+    prepared = prepare(dict(item))
+    save_tensors(prepared, path)
+    return prepared

@@ -83,7 +83,11 @@ def survey(
     for item in items:
         if with_masks and "label" not in item:
             raise InputError(f"{item['image']}: expected a vessel mask ('label') for this source image, received none")
-        glances.append(_glance(load(dict(item)), with_masks))
+        loaded = load(dict(item))
+        try:
+            glances.append(_glance(loaded, with_masks))
+        except InputError as error:
+            raise InputError(f"{item['image']}: {error}") from error
         if looked_at is not None:
             looked_at(str(item["image"]))
     return glances
@@ -97,11 +101,10 @@ def decide_grey(look: Survey, asked: str) -> tuple[Grey, str, dict[str, float]]:
         raise InputError(f"grey: expected 'auto' or one of {', '.join(GREYS)}, received {asked!r}")
     if not any(has_colour(glance.image) for glance in look):
         return "luma", "no colour", {}
-    masked = [(g.image, g.mask) for g in look if g.mask is not None]
-    if masked:
-        sizes = [scaled_size((m.shape[0], m.shape[1]), min(1.0, _SMALL_SIDE / max(m.shape))) for _, m in masked]
-        images = [_reduced(image, size) for (image, _), size in zip(masked, sizes, strict=True)]
-        masks = [_reduced(mask, size) > 0.5 for (_, mask), size in zip(masked, sizes, strict=True)]
+    small = [_small(g.image, g.mask) for g in look if g.mask is not None]
+    drawn = [(image, mask) for image, mask in small if mask.any()]  # thin vessels may be lost at this size
+    if drawn:
+        images, masks = zip(*drawn, strict=True)
         grey, evidence = best_contrast_grey(images, masks)
         return grey, "by mask", evidence
     return "green", "by default for colour without masks", {}
@@ -149,12 +152,18 @@ def _glance(item: Mapping[Any, Any], with_masks: bool) -> Glance:
     factor = min(1.0, SURVEY_SIDE / max(native))
     size = scaled_size(native, factor)
     item_mask = item["label"] if with_masks else None
+    mask = None if item_mask is None else _reduced(item_mask, size) > 0.5
+    if mask is not None and not mask.any():
+        raise InputError(
+            f"nothing is left of its vessel mask at {size[1]} x {size[0]} pixels, at which images are compared; draw "
+            "vessels as wide as they are, not as lines"
+        )
     return Glance(
         name=str(item["file"]),
         dataset=str(item["dataset"]),
         image=_reduced(image, size),
         fov=_reduced(fov, size) > 0.99,
-        mask=None if item_mask is None else _reduced(item_mask, size) > 0.5,
+        mask=mask,
         factor=factor,
         native_size=native,
         fov_diameter=field_of_view_diameter(fov),
@@ -166,6 +175,11 @@ def _mask_calibre(mask: NDArray[np.bool_]) -> float:
     """:func:`calibre_from_mask` in native pixels, read on a copy of bounded size."""
     small = reduce_to_side(mask.astype(np.float32), MASK_SIDE) > 0.5
     return calibre_from_mask(small) * max(mask.shape) / max(small.shape)
+
+
+def _small(image: NDArray, mask: NDArray[np.bool_]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    size = scaled_size((mask.shape[0], mask.shape[1]), min(1.0, _SMALL_SIDE / max(mask.shape)))
+    return _reduced(image, size), _reduced(mask, size) > 0.5
 
 
 def _reduced(array: NDArray, size: tuple[int, int]) -> NDArray[np.float32]:

@@ -159,6 +159,9 @@ def test_a_target_that_monai_cannot_prepare(adapted, tmp_path, phantoms):
     assert not (bundle / "configs" / "train.json").exists()
     config = load_json(bundle / "configs" / "inference.json")
     assert {"views", "probability", "overlay", "threshold"} <= set(config["options"])
+    assert not {"vessels", "percentiles", "output_ext"} & set(config["options"])  # they would do nothing
+    page = (bundle / "docs" / "README.md").read_text()
+    assert "**This bundle needs monai_vessel_uda" in page and "need not be installed" not in page
     out = segmenter.segment(phantoms["evaluation"] / "images", tmp_path / "out", bundle)
     assert len(list(out.glob("*_vessels.png"))) == 2
 

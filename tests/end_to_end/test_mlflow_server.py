@@ -104,6 +104,7 @@ def tracked(server, prepared, phantoms, tmp_path_factory):
     commands = replaced(USE, {"5000": server.port, "adapt $WORKSPACE": f"adapt $WORKSPACE {tiny}"})
     # as many threads as here, or the same adaptation ends with other bits
     variables = {"WORKSPACE": workspace, "IMAGES": phantoms["evaluation"] / "images", "RESULTS": results}
+    variables |= {"FUNDUS": phantoms["source"], "OCTA": phantoms["target"]}
     bash(commands, folder, OMP_NUM_THREADS=torch.get_num_threads(), **variables)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", server.uri)

@@ -43,6 +43,20 @@ def test_refuses(config, option, message, monkeypatch):
         check([MONAI, "run", "--config_file", str(config), *option])
 
 
+def test_options_in_a_file_are_checked_and_recorded_too(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    file = tmp_path / "arguments.json"
+    command = [MONAI, "run", "--args_file", str(file)]
+    stage = bundles_folder() / "ddpm_pretrain" / "configs" / "train.json"
+    file.write_text(json.dumps({"config_file": [str(stage)], "schedule#beta_end": 0.01, "batch_size": 2}))
+    check(command)
+    assert recorded({}, command) == {"overrides": {"schedule.beta_end": "0.01"}}
+    assert recorded({}, [*command, "--schedule#beta_end=0.03"]) == {"overrides": {"schedule.beta_end": "0.03"}}
+    file.write_text(json.dumps({"config_file": str(config), "iteratons": 5}))
+    with pytest.raises(InputError, match="did you mean --iterations"):
+        check(command)
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from monai_vessel_uda.engines.rounds import candidate_weights
-from monai_vessel_uda.engines.segmentation import images_to_evaluate, images_to_segment, model_transforms
+from monai_vessel_uda.engines.segmentation import SaveVesselsd, images_to_evaluate, images_to_segment, model_transforms
 from monai_vessel_uda.engines.stage import Stage, is_finished
 from monai_vessel_uda.engines.weights import save_weights
 from monai_vessel_uda.errors import InputError
@@ -117,6 +117,30 @@ def test_results_of_an_earlier_run_are_not_segmented(tmp_path):
         (tmp_path / name).write_text("")
     assert [item["id"] for item in images_to_segment(tmp_path)] == ["a", "b_vessels", "a_vessels"]
     assert [item["id"] for item in images_to_segment(tmp_path / "a_vessels.png")] == ["a_vessels"]
+    for name in ("out/a_vessels.png", "out/sub/a_overlay.png", ".writing-x/a.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_text("")
+    assert len(images_to_segment(tmp_path, tmp_path / "out")) == 3
+    assert len(images_to_segment(tmp_path, tmp_path)) == 5
+
+
+@pytest.mark.parametrize(
+    ("suffix", "probability", "message"),
+    [
+        (".jpg", False, "NAME_vessels.jpg: .jpg changes pixel values"),
+        ("png", False, "NAME_vesselspng: cannot write this format"),
+        (".gif", True, "NAME_probability.gif: .gif cannot hold probabilities"),
+        (".dcm", False, "results are not written as DICOM"),
+    ],
+)
+def test_formats_that_cannot_hold_results_are_refused_at_once(tmp_path, suffix, probability, message):
+    with pytest.raises(InputError, match=message):
+        SaveVesselsd(tmp_path, tmp_path, probability=probability, suffix=suffix)
+
+
+@pytest.mark.parametrize(("suffix", "probability"), [(".gif", False), (".bmp", True), (".nii.gz", True), (None, True)])
+def test_formats_that_hold_results(tmp_path, suffix, probability):
+    SaveVesselsd(tmp_path, tmp_path, probability=probability, suffix=suffix)
 
 
 def test_a_model_without_preprocessing_is_refused():

@@ -30,6 +30,13 @@ def test_another_architecture_is_refused_and_left_alone(tmp_path, other, with_re
     assert all(torch.equal(before[name], tensor) for name, tensor in other.state_dict().items())
 
 
+def test_weights_that_another_record_describes_are_refused(tmp_path):
+    path = save_weights(nn.Linear(2, 3), tmp_path / "w.pt")
+    torch.save(nn.Linear(2, 3).state_dict(), path)
+    with pytest.raises(InputError, match=r"w\.pt: these are not the weights that w\.json describes"):
+        load_weights(nn.Linear(2, 3), path)
+
+
 @pytest.mark.parametrize("content", [[1, 2], torch.zeros(3)])
 def test_a_file_that_holds_no_state_dict(tmp_path, content):
     torch.save(content, tmp_path / "w.pt")

@@ -174,7 +174,7 @@ def pictures(workspace):
 def test_the_outcome_comes_first_and_what_few_readers_need_last(workspace):
     page = report(workspace)
     title, notice = page.texts_in("header", "h1"), page.texts_in("header", "p", "strong")
-    assert title == ["Vessel segmentation adapted from fundus photographs to OCTA: work & <play>"]
+    assert title == ["Vessel segmentation adapted to images without masks: work & <play>"]
     assert notice == ["Not a medical device."]
     assert [text.split()[0] for text in page.texts_in("h2")] == STAGES
     assert page.source.index("<h1") < page.source.index("Not a medical device") < page.source.index("<h2")

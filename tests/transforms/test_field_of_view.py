@@ -46,26 +46,27 @@ def test_images_without_surround_are_kept_whole():
     assert detect_field_of_view(np.zeros((50, 50), np.uint8)).all()
 
 
-def test_every_patch_has_its_share_in_the_field_of_view():
+@pytest.mark.parametrize("size", [24, 17])
+def test_every_patch_has_its_share_in_the_field_of_view(size):
     fov = disc((90, 100), 44)
-    size = (24, 17)
     centres = patch_centres(fov, size, 0.9)
     assert centres.any()
+    before, after = size // 2, size - size // 2
     for r, c in np.argwhere(centres):
-        patch = fov[r - 12 : r + 12, c - 8 : c + 9]
-        assert patch.shape == size and patch.mean() >= 0.9 - 1e-9
+        patch = fov[r - before : r + after, c - before : c + after]
+        assert patch.shape == (size, size) and patch.mean() >= 0.9 - 1e-9
     # and none is forgotten
-    for r in range(12, 90 - 12 + 1):
-        for c in range(8, 100 - 9 + 1):
-            if fov[r - 12 : r + 12, c - 8 : c + 9].mean() >= 0.9:
+    for r in range(before, 90 - after + 1):
+        for c in range(before, 100 - after + 1):
+            if fov[r - before : r + after, c - before : c + after].mean() >= 0.9:
                 assert centres[r, c]
 
 
 def test_whole_image_patch_has_one_centre_and_larger_is_refused():
-    fov = np.ones((16, 20), bool)
-    assert np.argwhere(patch_centres(fov, (16, 20))).tolist() == [[8, 10]]
-    with pytest.raises(InputError, match="larger"):
-        patch_centres(fov, 17)
+    fov = np.ones((16, 16), bool)
+    assert np.argwhere(patch_centres(fov, 16)).tolist() == [[8, 8]]
+    with pytest.raises(InputError, match="exceeds"):
+        patch_centres(np.ones((16, 20), bool), 17)
 
 
 def test_unreachable_share_falls_back_to_the_best_there_is():

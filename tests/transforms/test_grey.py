@@ -23,6 +23,16 @@ def test_alpha_is_ignored_and_grey_passes_through():
     assert not has_colour(np.dstack([plain] * 3)) and has_colour(rgba)
 
 
+def test_marks_and_rounding_do_not_make_an_image_coloured():
+    rng = np.random.default_rng(0)
+    image = np.dstack([rng.integers(0, 250, (100, 100), dtype=np.uint8)] * 3)
+    image[..., 2] += rng.integers(0, 4, (100, 100), dtype=np.uint8)  # of a colour space
+    image[:9, :9] = (255, 0, 0)  # a mark
+    assert not has_colour(image)
+    image[:9, :20] = (255, 0, 0)
+    assert has_colour(image)
+
+
 @pytest.mark.parametrize("shape", [(4, 4, 5), (4,), (2, 4, 4, 3)])
 def test_other_shapes_are_refused(shape):
     with pytest.raises(InputError, match="shape"):

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from monai.data import PersistentDataset
 from PIL import Image
 
 from monai_vessel_uda.data.phantoms import write_phantoms
 from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.transforms.histogram import quantiles
 from monai_vessel_uda.transforms.preprocessing import estimate_preprocessing, source_transforms, target_transforms
+from monai_vessel_uda.transforms.survey import survey
 
 DATA = Path(os.environ.get("VESSEL_UDA_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
@@ -115,12 +115,15 @@ def test_estimation_never_reads_target_masks(record, phantoms):
     assert estimate_preprocessing(phantoms["source"], peeking, max_images=3) == record
 
 
-def test_items_survive_the_persistent_cache(record, phantoms, tmp_path):
-    chain = source_transforms(record)
-    expected = chain(phantoms["source"][0])
-    for _ in range(2):  # written, then read back with weights_only
-        got = PersistentDataset(phantoms["source"][:1], chain, cache_dir=tmp_path)[0]
-        assert torch.equal(got["image"], expected["image"]) and got["id"] == expected["id"]
+def test_masks_of_lines_are_named(tmp_path):
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (2200, 2200), dtype=np.uint8)).save(tmp_path / "fine.png")
+    mask = np.zeros((2200, 2200), np.uint8)
+    mask[::300] = 255
+    Image.fromarray(mask).save(tmp_path / "lines.png")
+    item = {"image": str(tmp_path / "fine.png"), "label": str(tmp_path / "lines.png"), "dataset": "x", "id": "fine"}
+    with pytest.raises(InputError, match=r"fine.png: nothing is left of its vessel mask at 1024 x 1024 pixels"):
+        survey([item], with_masks=True)
 
 
 def test_choices_can_be_given(phantoms):

@@ -1,6 +1,6 @@
 """Vessel masks of en-face OCT angiograms as DICOM segmentations.
 
-Needs pydicom and highdicom, nothing of MONAI Deploy: also for masks that ``vessel-uda segment`` or
+Needs pydicom and highdicom, nothing of MONAI Deploy: also for masks that ``vessel-uda segment --suffix .png`` or
 ``python -m monai.bundle run`` wrote::
 
     python dicom_seg.py IMAGE.dcm IMAGE_vessels.png --bundle WORKSPACE/vessel_segmentation --output OUTPUT

@@ -35,7 +35,7 @@ from monai_vessel_uda.engines.stage import MARK, is_finished
 from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.files import load_json, save_json
 from monai_vessel_uda.segmenter import evaluate
-from monai_vessel_uda.settings import load_preset, resolve_settings
+from monai_vessel_uda.settings import resolve_settings
 
 from .configurations import CONFIGURATIONS, Configuration, Scale, criterion, fingerprint
 from .results import KEY, MEASURES, SCORES, append, read
@@ -92,13 +92,8 @@ def prepare(workspace: Path, default: Path, configuration: Configuration, argume
         shutil.copy2(default / "manifest.json", workspace)
         return
     folders = target_folders(arguments.images, arguments.split, arguments.work)
-    pipeline.prepare(
-        workspace,
-        [arguments.images / name for name in SOURCES],
-        **folders,
-        seed=arguments.seed,
-        **{"target_scale": load_preset(arguments.preset)["target_scale"], **preparing},
-    )
+    sources = [arguments.images / name for name in SOURCES]
+    pipeline.prepare(workspace, sources, **folders, seed=arguments.seed, **preparing)
 
 
 def take_stages(workspace: Path, default: Path, steps: Iterable[pipeline.Step], settings: Mapping[str, Any]) -> None:

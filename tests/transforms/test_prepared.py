@@ -1,0 +1,43 @@
+"""The disk cache of prepared images."""
+
+import pytest
+import torch
+
+from monai_vessel_uda.files import load_json
+from monai_vessel_uda.transforms import prepared
+from monai_vessel_uda.transforms.prepared import prepared_images
+
+
+@pytest.fixture
+def manifest(workspace):
+    return load_json(workspace / "manifest.json")
+
+
+def test_images_are_prepared_once(manifest, tmp_path, monkeypatch):
+    expected = prepared_images(manifest, "source", patch_size=16)
+    first = prepared_images(manifest, "source", patch_size=16, cache_dir=tmp_path / "cache")
+    monkeypatch.setattr(prepared, "RetinalCompose", lambda chain: pytest.fail)
+    again = prepared_images(manifest, "source", patch_size=16, cache_dir=tmp_path / "cache")
+    for number in range(len(manifest["source"])):
+        assert again[number].keys() == expected[number].keys() >= {"image", "label", "fov", "centres"}
+        for key, value in expected[number].items():
+            same = torch.equal if isinstance(value, torch.Tensor) else str.__eq__
+            assert same(first[number][key], value) and same(again[number][key], value)
+
+
+def test_a_damaged_file_is_made_anew(manifest, tmp_path):
+    expected = prepared_images(manifest, "target", cache_dir=tmp_path / "cache")
+    files = sorted((tmp_path / "cache").rglob("*.pt"))
+    assert len(files) == len(manifest["target"])
+    files[0].write_bytes(files[0].read_bytes()[:100])
+    files[1].write_bytes(b"")
+    again = prepared_images(manifest, "target", cache_dir=tmp_path / "cache")
+    assert all(torch.equal(again[n]["image"], expected[n]["image"]) for n in range(len(files)))
+
+
+def test_what_determines_the_images_names_the_folder(manifest, tmp_path):
+    for patch_size, variant in ((16, "aligned"), (24, "aligned"), (16, "negated")):
+        prepared_images(manifest, "source", variant, patch_size, tmp_path / "cache")
+    changed = {**manifest, "source": [{**item, "sha256": "other"} for item in manifest["source"]]}
+    prepared_images(changed, "source", "aligned", 16, tmp_path / "cache")
+    assert len(list((tmp_path / "cache").iterdir())) == 4
