@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .errors import InputError
+from .training_sets import STARTS
 
 AT_LEAST = {
     "batch_size": 1,
@@ -35,8 +36,6 @@ ONE_OF = {
     "schedule_name": ("linear", "cosine"),
 }
 """Words."""
-STARTS = ("mined", "aligned", "matched", "negated", "raw", "fda")
-"""Segmenters that rounds may start from: all but the one that is trained on target masks."""
 TRUE_OR_FALSE = ("amp", "clamp", "eight_bit_latents", "reinitialise", "track", "warm_start", "with_mined")
 FROM_TO = {
     "augmentation#probability": (0, 1),

@@ -23,26 +23,13 @@ from .errors import InputError, surfacing_input_errors
 from .files import check_path, load_json, replacing, save_json, sha256
 from .segmenter import evaluate, inference_workflow
 from .settings import bundle_folder, device_override, resolve_settings, warn_if_hopeless
+from .training_sets import BASELINES, CANDIDATES, TRAINING_SETS
 from .workflows import bundle_workflow
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 logger = logging.getLogger("monai_vessel_uda")
-
-BASELINES = ("raw", "negated", "matched", "fda", "aligned")
-CANDIDATES = ("aligned", "matched", "negated")
-"""Segmenters besides the mined one from which co-optimisation may start."""
-
-SHOWN_AS = {
-    "raw": "source-only",
-    "negated": "source-negated",
-    "matched": "source matched to target histograms",
-    "fda": "Fourier amplitude swap (FDA)",
-    "aligned": "aligned, no diffusion",
-    "mined": "first generation",
-    "supervised": "upper bound (target masks)",
-}
 
 
 @dataclass(frozen=True)
@@ -314,7 +301,7 @@ def score(workspace: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
             overrides |= _device(settings)
             result = evaluate(bundle, None, output, manifest=workspace / "manifest.json", overrides=overrides)
             save_json({**result, **scored}, output)
-        is_exported = name == (f"round {exported}" if exported else SHOWN_AS[rounds["started_from"]])
+        is_exported = name == (f"round {exported}" if exported else TRAINING_SETS[rounds["started_from"]].shown_as)
         result = load_json(output)
         rows.append({"name": name, "scores": result["summary"], "exported": is_exported})
         per_image.append([_with_nan(image["scores"]) for image in result["per_image"]])
@@ -386,10 +373,10 @@ def _predictions(workspace: Path, settings: Mapping[str, Any], count: int) -> "I
 def trained_segmenters(workspace: Path, rounds: int) -> Iterator[tuple[str, Path]]:
     """Name and weights of every segmenter that was trained, in the order of the table."""
     folder = workspace / "stages"
-    places = {SHOWN_AS[name]: folder / "segmenters" / name for name in (*BASELINES, "mined")}
+    places = {TRAINING_SETS[name].shown_as: folder / "segmenters" / name for name in (*BASELINES, "mined")}
     for k in range(1, rounds + 1):
         places[f"round {k}"] = folder / "co_optimization" / f"round_{k:02d}" / "segmenter"
-    places[SHOWN_AS["supervised"]] = folder / "segmenters" / "supervised"
+    places[TRAINING_SETS["supervised"].shown_as] = folder / "segmenters" / "supervised"
     for name, place in places.items():
         if (place / "weights.pt").exists():
             yield name, place / "weights.pt"

@@ -13,13 +13,13 @@ from monai_vessel_uda.limits import (
     MAY_BE_NULL,
     NUM_TRAIN_TIMESTEPS,
     ONE_OF,
-    STARTS,
     TRUE_OR_FALSE,
 )
 from monai_vessel_uda.methods.latent_mining import Decoder
 from monai_vessel_uda.methods.pairs import Start
-from monai_vessel_uda.pipeline import BASELINES
 from monai_vessel_uda.settings import preset_overrides, resolve_settings
+from monai_vessel_uda.training_sets import BASELINES, CANDIDATES, STARTS, TRAINING_SETS
+from monai_vessel_uda.transforms.preprocessing import Variant
 
 from .conftest import TINY
 
@@ -100,7 +100,9 @@ def test_words_are_known(name):
 
 
 def test_rounds_may_start_from_every_segmenter_but_the_supervised_one():
-    assert sorted(STARTS) == sorted(["mined", *BASELINES])
+    assert {*STARTS} == TRAINING_SETS.keys() - {"supervised"}
+    assert {*CANDIDATES} < {*BASELINES} < {*STARTS}
+    assert {*get_args(Variant)} < {*BASELINES}
 
 
 def test_words_are_those_of_the_methods():

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import os
 import platform
-import random
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -177,36 +176,6 @@ def datalist(manifest: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
     """
     keys = _TARGET_ITEM_KEYS if name == "target" else _ITEM_KEYS
     return [{key: entry[key] for key in keys if key in entry} for entry in _entries(manifest, name)]
-
-
-def split_by_group(
-    items: Sequence[Mapping[str, Any]], fraction: float, seed: int
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Split `items` in two, holding out `fraction` of the groups; no group (a patient's two eyes) is divided.
-
-    Args:
-        items: items with ``dataset`` and ``group``.
-        fraction: share of groups to hold out, in (0, 1); at least one group is held out and one kept.
-        seed: decides which.
-
-    Returns:
-        (kept, held out), each in the order of `items`.
-
-    Raises:
-        InputError: there are fewer than two groups.
-        ValueError: `fraction` is not in (0, 1).
-    """
-    if not 0 < fraction < 1:
-        raise ValueError(f"fraction={fraction}: expected a number between 0 and 1")
-    groups = sorted({(item["dataset"], item["group"]) for item in items})
-    if len(groups) < 2:
-        raise InputError(f"{len(items)} images of {len(groups)} patient(s) cannot be split; two patients are needed.")
-    random.Random(seed).shuffle(groups)
-    held_out = set(groups[: min(max(round(fraction * len(groups)), 1), len(groups) - 1)])
-    sides: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
-    for item in items:
-        sides[(item["dataset"], item["group"]) in held_out].append(dict(item))
-    return sides
 
 
 def _file_keys(name: str) -> Iterable[str]:

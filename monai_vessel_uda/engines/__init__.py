@@ -1,1 +1,1 @@
-"""Ignite plumbing that knows no paper: trainers, resuming, weights on disk, tracking."""
+"""Ignite plumbing (trainers, resuming, weights, tracking) and the stages' engines (``rounds``, ``sampling``)."""

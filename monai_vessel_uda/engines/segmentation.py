@@ -55,7 +55,6 @@ def images_to_segment(source: str | Path, output_dir: str | Path | None = None) 
 def images_to_evaluate(
     folder: str | Path | None = None,
     manifest: str | Path | None = None,
-    layout: str = "auto",
     split: str | None = None,
 ) -> list[dict[str, Any]]:
     """Items with masks, from a folder in any known layout, or the manifest's evaluation list.
@@ -68,7 +67,7 @@ def images_to_evaluate(
     if (folder is None) == (manifest is None):
         raise InputError("evaluation: give either a folder (evaluation_dir) or a manifest, not both")
     if folder is not None:
-        return find_items(folder, domain="target", labels="required", layout=layout, split=split, preferred="test")
+        return find_items(folder, domain="target", labels="required", split=split, preferred="test")
     assert manifest is not None
     items = datalist(load_manifest(manifest), "evaluation")
     if not items:

@@ -46,14 +46,6 @@ class Stage:
         self._started, self._continued = time.time(), False
         self._known: dict[str, Any] = {"settings": self.settings, "inputs": {}}
 
-    def finished(self) -> bool:
-        """Whether the stage was run to its end with these settings and inputs.
-
-        Raises:
-            InputError: it was run with others.
-        """
-        return is_finished(self.output_dir, self.settings, self.inputs)
-
     def start(self) -> "Stage":
         """Make the folder and open the tracked run.
 

@@ -150,7 +150,6 @@ def noise_trainer(
     iterations_per_epoch: int,
     batch_size: int,
     learning_rate: float = 1e-4,
-    weight_decay: float = 0.0,
     device: torch.device | str = "cpu",
     num_workers: int = 0,
     amp: bool = False,
@@ -174,7 +173,6 @@ def noise_trainer(
         iterations_per_epoch: steps between checkpoints.
         batch_size: patches in a step, over all processes together.
         learning_rate: of AdamW.
-        weight_decay: of AdamW.
         device: where to train.
         num_workers: processes that load patches.
         amp: call the network under bfloat16 autocast.
@@ -184,7 +182,7 @@ def noise_trainer(
         timesteps: how many timesteps are trained, from the least noisy on; all by default.
         min_snr_gamma: weigh timesteps by :func:`~monai_vessel_uda.losses.min_snr_weight`; all alike by default.
     """
-    optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=0.0, fused=True)
     history = LossHistory(label, Path(output_dir) / "losses.csv")
     objects = {"network": network, "ema": ema.ema_model, "optimizer": optimizer, "history": history}
     ema.ema_model.to(device)
@@ -216,7 +214,6 @@ def segmentation_trainer(
     augmentation: Callable[[Tensor, Tensor], Tensor] | None = None,
     deformation: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
     learning_rate: float = 1e-3,
-    power: float = 0.9,
     device: torch.device | str = "cpu",
     num_workers: int = 0,
     amp: bool = False,
@@ -224,7 +221,7 @@ def segmentation_trainer(
     max_epochs: int | None = None,
     handlers: Sequence[Any] = (),
 ) -> SupervisedTrainer:
-    """Trainer of a segmenter (Adam, learning rate decaying as ``(1 - step / iterations) ** power``).
+    """Trainer of a segmenter (Adam, learning rate decaying as ``(1 - step / iterations) ** 0.9``).
 
     Args:
         network: ``network(image) -> logits`` of shape (batch, 2, *spatial).
@@ -238,7 +235,6 @@ def segmentation_trainer(
         augmentation: ``(images, seeds) -> images`` for each batch, on the device.
         deformation: ``(images, labels, seeds) -> (images, labels)`` before that.
         learning_rate: of Adam at the start.
-        power: of the polynomial decay.
         device: where to train.
         num_workers: processes that load patches.
         amp: call the network under bfloat16 autocast.
@@ -247,7 +243,7 @@ def segmentation_trainer(
         handlers: further Ignite handlers.
     """
     optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate, fused=True)
-    decay: Any = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=iterations, power=power)
+    decay: Any = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=iterations, power=0.9)
     history = LossHistory(label, Path(output_dir) / "losses.csv")
     objects = {"network": network, "optimizer": optimizer, "decay": decay, "history": history}
     return SupervisedTrainer(

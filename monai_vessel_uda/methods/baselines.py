@@ -15,18 +15,16 @@ supervised    target images with masks of a separate split: the upper bound, nev
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from monai.transforms import Compose, Transform
 
 from ..data.patches import PatchDataset, ShardedPairs
 from ..errors import InputError
 from ..seeding import stable_seed
+from ..training_sets import TRAINING_SETS
 from ..transforms.fourier import RandFourierAmplitudeSwapd
 from ..transforms.prepared import prepared_images
-from ..transforms.preprocessing import Variant
-
-TRAINING_SETS = (*get_args(Variant), "fda", "mined", "supervised")
 
 
 def segmenter_patches(

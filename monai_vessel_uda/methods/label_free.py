@@ -23,7 +23,9 @@ from ..seeding import stable_seed
 from .prediction import Inferer, shared_vessel_probabilities, with_masks
 
 MIRRORS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
-"""Views of an image under which a segmenter should say the same: flips of the last two axes."""
+"""Views of an image under which a segmenter should say the same: flips of the last two axes, the first of none."""
+CONSISTENCY_IMAGES = 8
+"""Images (the first ones) on which this is looked at, since every view costs one more inference."""
 
 
 def measure_segmenter(
@@ -35,8 +37,6 @@ def measure_segmenter(
     source_masks: Tensor,
     patch_transform: Transform,
     seed: int,
-    views: Sequence[tuple[int, ...]] = MIRRORS,
-    consistency_images: int = 8,
 ) -> dict[str, float]:
     r"""Label-free measures of a segmenter on target images.
 
@@ -48,23 +48,22 @@ def measure_segmenter(
         source_masks: patches of source masks at the working resolution, shape (patch, 1, \*spatial).
         patch_transform: random patch of an (image, label) item, of the size of ``source_masks``.
         seed: of the patches in which predicted masks are compared with the source's.
-        views: flips compared for consistency.
-        consistency_images: images (the first ones) used for it, since every view costs one more inference.
 
     Returns:
-        ``threshold`` (of :func:`calibrated_threshold`) and, of the masks at this threshold, ``boundary_contrast``,
-        ``mask_prior_distance``, ``consistency``, ``uncertain_band_px``, ``prediction_entropy``, ``vessel_fraction``.
+        ``threshold`` (of :func:`~monai_vessel_uda.metrics.label_free.best_threshold`) and, of the masks at this
+        threshold, ``boundary_contrast``, ``mask_prior_distance``, ``consistency``, ``uncertain_band_px``,
+        ``prediction_entropy``, ``vessel_fraction``.
     """
     images = [item["image"] for item in items]
     threshold, contrast = best_threshold(images, probabilities, _fovs(items))
     masks = [(p >= threshold).float() for p in probabilities]
     patches = PatchDataset(with_masks(items, masks), patch_transform, stable_seed(seed, "predicted masks"))
     predicted = torch.stack([patches[i]["label"] for i in range(len(source_masks))])
-    flipped = [_flip(image, view) for image in images[:consistency_images] for view in views[1:]]
+    flipped = [torch.flip(image, view) for image in images[:CONSISTENCY_IMAGES] for view in MIRRORS[1:]]
     others = shared_vessel_probabilities(network, flipped, inferer)
     agreements = []
-    for upright in probabilities[:consistency_images]:
-        back = [_flip(next(others), view) for view in views[1:]]
+    for upright in probabilities[:CONSISTENCY_IMAGES]:
+        back = [torch.flip(next(others), view) for view in MIRRORS[1:]]
         agreements.append(consistency([p[None] for p in (upright, *back)], threshold))
     return {
         "threshold": threshold,
@@ -119,10 +118,6 @@ def _fovs(items: Sequence[Mapping[str, Any]]) -> list[Tensor | None]:
     """Fields of view, None where one is the whole image."""
     fovs = [item.get("fov") for item in items]
     return [None if fov is None or bool((fov > 0.5).all()) else fov for fov in fovs]
-
-
-def _flip(image: Tensor, axes: tuple[int, ...]) -> Tensor:
-    return torch.flip(image, axes) if axes else image
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -18,10 +18,7 @@ from .table import COLUMNS, Row, numbers
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SKY_BLUE, VERMILLION, YELLOW, BLUE = (86, 180, 233), (213, 94, 0), (240, 228, 66), (0, 114, 178)
-
-AGREEMENT_COLOURS = {"true positive": SKY_BLUE, "false positive": VERMILLION, "false negative": YELLOW}
-"""What the colours of :func:`compare` mean."""
+VERMILLION, BLUE = (213, 94, 0), (0, 114, 178)
 
 
 def overlay(
@@ -46,30 +43,6 @@ def overlay(
         raise InputError(f"overlay: the image has {picture.shape[:2]} pixels, the mask {chosen.shape}")
     tinted = (1 - opacity) * picture + opacity * np.asarray(colour)
     return np.where(chosen[..., None], np.rint(tinted), picture).astype(np.uint8)
-
-
-def compare(image: ArrayLike, prediction: ArrayLike, reference: ArrayLike, opacity: float = 0.7) -> Picture:
-    """Tint true positives sky blue, false positives vermillion, false negatives yellow.
-
-    Args:
-        image: as in :func:`~monai_vessel_uda.preview.to_rgb`.
-        prediction: mask (H, W) or (1, H, W); above 0.5 is vessel.
-        reference: likewise.
-        opacity: as in :func:`overlay`.
-
-    Returns:
-        uint8 (H, W, 3).
-
-    Raises:
-        InputError: sizes differ.
-    """
-    found, true = _mask(prediction), _mask(reference)
-    if found.shape != true.shape:
-        raise InputError(f"compare: the prediction has {found.shape} pixels, the reference {true.shape}")
-    picture = to_rgb(image)
-    for kind, colour in zip((found & true, found & ~true, ~found & true), AGREEMENT_COLOURS.values(), strict=True):
-        picture = overlay(picture, kind, colour, opacity)
-    return picture
 
 
 def score_plot(rows: Sequence[Row], path: str | Path, metric: str = "dice") -> Path:

@@ -5,20 +5,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ..training_sets import TRAINING_SETS
 from .table import MISSING, Row, score_texts
-
-BASELINE, UPPER_BOUND = "source-negated", "upper bound (target masks)"
-"""Rows of the score table that the summary sets the exported segmenter against."""
-
-TRAINED_ON = {
-    "mined": "the first generated pairs",
-    "aligned": "source images made to look like the target, no diffusion",
-    "matched": "source images with the target's polarity and intensities",
-    "negated": "source images with the target's polarity",
-    "raw": "source images as they are",
-    "fda": "source images with the target's polarity and low spatial frequencies",
-}
-"""What the segmenters saw from which the rounds may start."""
 
 MEASURES = {
     "label-free score": ("weighted share of the comparisons with the other columns that it wins", "higher"),
@@ -105,7 +93,9 @@ def candidates(names: Sequence[str]) -> str:
         >>> candidates(["mined", "my_own"])
         'The candidates: mined (trained on the first generated pairs), my_own.'
     """
-    explained = (f"{name} (trained on {TRAINED_ON[name]})" if name in TRAINED_ON else name for name in names)
+    explained = (
+        f"{name} (trained on {TRAINING_SETS[name].images})" if name in TRAINING_SETS else name for name in names
+    )
     return f"The candidates: {', '.join(explained)}."
 
 
@@ -247,9 +237,10 @@ def _scored(rows: Sequence[Row]) -> str:
     over = f" over {_counted(number, 'evaluation image')}" if number else ""
     value = _percent(scored[exported])
     text = f"Its mean Dice{over}{', with the 95 % interval,' if '[' in value else ''} is {value}"
+    negated = TRAINING_SETS["negated"]
     others = {
-        BASELINE: f"the baseline “{BASELINE}” (trained on {TRAINED_ON['negated']})",
-        UPPER_BOUND: "the upper bound (trained with target masks)",
+        negated.shown_as: f"the baseline “{negated.shown_as}” (trained on {negated.images})",
+        TRAINING_SETS["supervised"].shown_as: "the upper bound (trained with target masks)",
     }
     against = [f"{_percent(scored[name])} for {others[name]}" for name in others if name in scored]
     text += f", against {' and '.join(against)}." if against else "."

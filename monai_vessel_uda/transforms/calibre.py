@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.transforms.resize import reduce_to_side
-from monai_vessel_uda.transforms.vesselness import Polarity, ridge_scale, weighted_median
+from monai_vessel_uda.transforms.vesselness import Polarity, ridge_scale
 
 _READABLE = 3.0  # pixels; a narrower reading on a reduced copy is repeated at twice the size
 
@@ -31,7 +31,7 @@ def calibre_from_mask(mask: NDArray[np.bool_]) -> float:
         raise InputError("vessel mask: expected at least one vessel pixel, received none")
     # half a pixel less: centres of odd and of even bars lie (w + 1) / 2 and w / 2 from the nearest background centre
     width = 2 * distance_transform_edt(np.pad(mask, 1))[skeletonize(np.pad(mask, 1))] - 0.5
-    return weighted_median(width, width)
+    return float(np.quantile(width, 0.5, weights=width, method="inverted_cdf"))
 
 
 def calibre_from_vesselness(

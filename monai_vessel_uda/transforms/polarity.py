@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.transforms.background import BACKGROUND_SIGMA, flatten_background
-from monai_vessel_uda.transforms.grey import vessel_contrast
 from monai_vessel_uda.transforms.vesselness import (
     STRONG_SHARE,
     Polarity,
@@ -16,24 +15,6 @@ from monai_vessel_uda.transforms.vesselness import (
     vesselness,
     without_rim,
 )
-
-
-def polarity_from_mask(image: NDArray[np.floating], mask: NDArray[np.bool_], ring: int = 6) -> tuple[Polarity, float]:
-    """Polarity from a vessel mask, with Cohen's d between the vessels and a ring around them as evidence.
-
-    Args:
-        image: (H, W), any unit.
-        mask: (H, W), True on vessels.
-        ring: width of the ring in pixels.
-
-    Returns:
-        ``("bright" or "dark", d)``; d > 0 means bright vessels.
-
-    Raises:
-        InputError: if the mask has no vessel.
-    """
-    contrast = vessel_contrast(image, mask, ring)
-    return ("bright" if contrast > 0 else "dark"), contrast
 
 
 def polarity_from_vesselness(

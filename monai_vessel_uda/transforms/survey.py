@@ -12,8 +12,8 @@ from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.transforms.calibre import calibre_from_mask, calibre_from_vesselness
 from monai_vessel_uda.transforms.dictionary import FieldOfViewd, LoadRetinalImaged, RetinalCompose
 from monai_vessel_uda.transforms.field_of_view import field_of_view_diameter
-from monai_vessel_uda.transforms.grey import GREYS, Grey, best_contrast_grey, has_colour, to_grey
-from monai_vessel_uda.transforms.polarity import polarity_from_mask, polarity_from_vesselness
+from monai_vessel_uda.transforms.grey import GREYS, Grey, best_contrast_grey, has_colour, to_grey, vessel_contrast
+from monai_vessel_uda.transforms.polarity import polarity_from_vesselness
 from monai_vessel_uda.transforms.resize import reduce_to_side, resize_tensor, scaled_size
 from monai_vessel_uda.transforms.vesselness import Polarity
 
@@ -116,7 +116,7 @@ def decide_polarity(look: Survey, grey: Grey, asked: str) -> tuple[Polarity, str
         return asked, "given", {}  # type: ignore[return-value]
     masked = [g for g in look if g.mask is not None]
     if masked:
-        contrasts = [polarity_from_mask(g.grey(grey), g.mask)[1] for g in masked]  # type: ignore[arg-type]
+        contrasts = [vessel_contrast(g.grey(grey), g.mask) for g in masked]  # type: ignore[arg-type]
         mean = float(np.mean(contrasts))
         agreement = float(np.mean([(c > 0) == (mean > 0) for c in contrasts]))
         evidence = {"cohens_d": mean, "agreement": agreement, "images": len(contrasts)}

@@ -120,14 +120,8 @@ def ridge_scale(
     if not pieces.lengths.size:
         return float("nan")
     scales = _scale_per_piece(flat, angle, pieces)
-    return weighted_median(scales, pieces.lengths * scales)
-
-
-def weighted_median(values: NDArray[np.floating], weights: NDArray[np.floating]) -> float:
-    """Smallest value below which at least half of the weight lies."""
-    order = np.argsort(values, kind="stable")
-    cumulative = np.cumsum(weights[order])
-    return float(values[order][np.searchsorted(cumulative, 0.5 * cumulative[-1])])
+    weights = pieces.lengths * scales
+    return float(np.quantile(scales, 0.5, weights=weights, method="inverted_cdf"))
 
 
 def _scale_per_piece(flat: NDArray[np.float32], angle: NDArray[np.float32], pieces: Segments) -> NDArray[np.float64]:

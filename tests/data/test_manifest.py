@@ -18,7 +18,6 @@ from monai_vessel_uda.data.manifest import (
     datalist,
     load_manifest,
     save_manifest,
-    split_by_group,
     verify_files,
 )
 from monai_vessel_uda.errors import InputError
@@ -235,36 +234,3 @@ def test_target_masks_may_be_deleted_until_they_are_asked_for(lists):
             verify_files(manifest, [name])
     with pytest.raises(InputError, match="unknown"):
         verify_files(manifest, ["all"])
-
-
-def eyes(patients=10, dataset="SET"):
-    return [{"id": f"{n}{eye}", "dataset": dataset, "group": str(n)} for n in range(patients) for eye in "LR"]
-
-
-@pytest.mark.parametrize(("fraction", "expected"), [(0.2, 2), (0.01, 1), (0.99, 9), (0.5, 5)])
-def test_split_never_divides_a_patient(fraction, expected):
-    kept, held_out = split_by_group(eyes(), fraction, seed=3)
-    assert len({e["group"] for e in held_out}) == expected
-    assert not {e["group"] for e in kept} & {e["group"] for e in held_out}
-    assert sorted([*kept, *held_out], key=lambda e: eyes().index(e)) == eyes()
-
-
-def test_split_depends_on_the_seed_not_on_the_order():
-    def held(items, seed):
-        return {e["id"] for e in split_by_group(items, 0.3, seed)[1]}
-
-    assert held(eyes(), 0) == held(eyes()[::-1], 0)
-    assert len({frozenset(held(eyes(), seed)) for seed in range(20)}) > 10
-
-
-def test_equal_group_names_of_two_data_sets_are_two_patients():
-    kept, held_out = split_by_group(eyes(1, "A") + eyes(1, "B"), 0.5, seed=0)
-    assert len(kept) == len(held_out) == 2
-
-
-def test_splits_that_cannot_be():
-    with pytest.raises(InputError, match="2 images of 1 patient"):
-        split_by_group(eyes(1), 0.5, seed=0)
-    for fraction in (0, 1, -0.1, 1.5):
-        with pytest.raises(ValueError, match="between 0 and 1"):
-            split_by_group(eyes(), fraction, seed=0)

@@ -16,13 +16,17 @@ def stage(folder, **settings):
     return Stage(folder, "mining", folder / "stages" / "mining", {"sides": (3, 4), **settings}, tracking=False)
 
 
+def is_done(stage):
+    return is_finished(stage.output_dir, stage.settings, stage.inputs)
+
+
 def test_finished_only_with_the_same_settings(tmp_path):
-    assert not stage(tmp_path).finished()
+    assert not is_done(stage(tmp_path))
     begun = stage(tmp_path).start()
     (begun.output_dir / "checkpoint.pt").write_text("x")
-    assert not stage(tmp_path).finished()
+    assert not is_done(stage(tmp_path))
     begun.finish({"pairs": 3})
-    assert stage(tmp_path).finished()
+    assert is_done(stage(tmp_path))
     assert not (begun.output_dir / "checkpoint.pt").exists()
     assert load_json(begun.output_dir / "stage.json")["results"] == {"pairs": 3}
     with pytest.raises(InputError, match="finished with other settings .*steps"):
@@ -44,16 +48,16 @@ def test_an_unfinished_stage_is_not_continued_with_other_settings(tmp_path):
 def test_a_finished_stage_that_is_asked_for_more_rounds_is_continued_and_for_fewer_refused(tmp_path):
     stage(tmp_path, rounds=4).start().finish()
     more = stage(tmp_path, rounds=6)
-    assert not more.finished()
+    assert not is_done(more)
     more.start()
-    assert stage(tmp_path, rounds=4).finished(), "the mark counts until the rest is done"
+    assert is_done(stage(tmp_path, rounds=4)), "the mark counts until the rest is done"
     with pytest.raises(InputError, match="finished with other settings .sides: .3, 4. then, .3, 5. now"):
         stage(tmp_path, rounds=6, sides=(3, 5)).start()
     more.finish()
-    assert stage(tmp_path, rounds=6).finished()
+    assert is_done(stage(tmp_path, rounds=6))
     assert load_json(more.output_dir / "stage.json")["continued"] is True
     with pytest.raises(InputError, match="finished with other settings .rounds: 6 then, 4 now"):
-        stage(tmp_path, rounds=4).finished()
+        is_done(stage(tmp_path, rounds=4))
 
 
 def test_a_stage_whose_inputs_were_made_anew_is_out_of_date(tmp_path):
@@ -71,20 +75,20 @@ def test_a_stage_whose_inputs_were_made_anew_is_out_of_date(tmp_path):
 
     rounds().start()
     rounds().start().finish()
-    assert rounds().finished()
+    assert is_done(rounds())
     shutil.copytree(tmp_path, tmp_path / "elsewhere")
-    assert rounds(tmp_path / "elsewhere").finished()
+    assert is_done(rounds(tmp_path / "elsewhere"))
 
     save_weights(nn.Linear(2, 2), weights)
     with pytest.raises(InputError, match="finished with another ddpm_target/weights.pt; delete the folder"):
-        rounds().finished()
+        is_done(rounds())
     (mining.output_dir / "stage.json").unlink()
     with pytest.raises(InputError, match="begun with another ddpm_target/weights.pt"):
         Stage(tmp_path, "latent_mining", pairs.parent, {"t0": 5}, [weights], tracking=False).start()
     (mining.output_dir / "begun.json").unlink()
     Stage(tmp_path, "latent_mining", pairs.parent, {"t0": 5}, [weights], tracking=False).start().finish()
     with pytest.raises(InputError, match="finished with another ddpm_target/weights.pt, latent_mining/pairs"):
-        rounds().finished()
+        is_done(rounds())
 
 
 def test_candidates_that_exist_in_order_of_preference(tmp_path):

@@ -5,7 +5,7 @@ from PIL import Image
 from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.preview import MAX_BYTES
 from monai_vessel_uda.report import figures
-from monai_vessel_uda.report.figures import SKY_BLUE, VERMILLION, YELLOW, compare, curves, overlay, score_plot
+from monai_vessel_uda.report.figures import curves, overlay, score_plot
 
 
 def test_overlay_blends_inside_the_mask_and_leaves_the_rest():
@@ -15,14 +15,6 @@ def test_overlay_blends_inside_the_mask_and_leaves_the_rest():
     assert (shown.reshape(-1, 3)[1:] == 100).all()
     with pytest.raises(InputError, match="overlay"):
         overlay(image, np.zeros((3, 3)))
-
-
-def test_compare_colours_each_kind_of_pixel():
-    prediction, reference = np.array([[1, 1, 0, 0]]), np.array([[1, 0, 1, 0]])
-    shown = compare(np.full((1, 4), 7, np.uint8), prediction, reference, opacity=1)
-    np.testing.assert_array_equal(shown[0], [SKY_BLUE, VERMILLION, YELLOW, (7, 7, 7)])
-    with pytest.raises(InputError, match="compare"):
-        compare(np.zeros((1, 4)), prediction, np.zeros((2, 4)))
 
 
 def test_plots_are_small_repeatable_and_show_their_numbers(tmp_path):

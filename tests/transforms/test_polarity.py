@@ -4,16 +4,7 @@ import pytest
 from monai_vessel_uda.data.phantoms import fundus_phantom, octa_phantom
 from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.transforms.field_of_view import detect_field_of_view
-from monai_vessel_uda.transforms.polarity import line_balance, polarity_from_mask, polarity_from_vesselness
-
-
-def test_mask_tells_the_sign():
-    mask = np.zeros((50, 50), bool)
-    mask[:, 20:25] = True
-    image = np.random.default_rng(0).normal(0, 1, mask.shape) + 2 * mask
-    assert polarity_from_mask(image, mask)[0] == "bright"
-    polarity, evidence = polarity_from_mask(-image, mask)
-    assert polarity == "dark" and evidence < -1.5
+from monai_vessel_uda.transforms.polarity import line_balance, polarity_from_vesselness
 
 
 def test_vesselness_tells_fundus_from_octa_without_masks():

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from monai_vessel_uda.transforms.vesselness import ridge_scale, vesselness, weighted_median
+from monai_vessel_uda.transforms.vesselness import ridge_scale, vesselness
 
 
 def stripes(width, shape=(160, 160), period=40, angle=0.0):
@@ -42,8 +42,3 @@ def test_speckle_moves_the_scale_little():
 def test_no_line_gives_nan():
     assert np.isnan(ridge_scale(np.zeros((64, 64), np.float32)))
     assert np.isnan(ridge_scale(stripes(4), fov=np.zeros((160, 160), bool)))
-
-
-def test_weighted_median():
-    assert weighted_median(np.array([3.0, 1.0, 2.0]), np.array([5.0, 1.0, 1.0])) == 3.0
-    assert weighted_median(np.array([3.0, 1.0, 2.0]), np.ones(3)) == 2.0

@@ -36,6 +36,7 @@ from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.files import load_json, save_json
 from monai_vessel_uda.segmenter import evaluate
 from monai_vessel_uda.settings import resolve_settings
+from monai_vessel_uda.training_sets import TRAINING_SETS
 
 from .configurations import CONFIGURATIONS, Configuration, Scale, criterion, fingerprint
 from .results import KEY, MEASURES, SCORES, append, read
@@ -123,8 +124,8 @@ def rows(workspace: Path, common: Mapping[str, Any]) -> list[dict[str, Any]]:
     stages = workspace / "stages"
     rounds = load_json(stages / "co_optimization" / "rounds.json")
     measures = {f"round {record['round']}": record["measures"] for record in rounds["rounds"][1:]}
-    names = {pipeline.SHOWN_AS[name]: name for name in pipeline.SHOWN_AS}
-    measures |= {pipeline.SHOWN_AS[name]: values for name, values in rounds["rounds"][0]["candidates"].items()}
+    names = {training_set.shown_as: name for name, training_set in TRAINING_SETS.items()}
+    measures |= {TRAINING_SETS[name].shown_as: found for name, found in rounds["rounds"][0]["candidates"].items()}
     found = []
     for row in load_json(workspace / "scores.json")["rows"]:
         own = stages / "segmenters" / names.get(row["name"], "none") / MARK
@@ -223,7 +224,7 @@ def run_segmenter(
     }
     bundle, manifest = default / "vessel_segmentation", workspace / "manifest.json"
     result = evaluate(bundle, None, workspace / "evaluation.json", manifest=manifest, overrides=overrides)
-    shown = pipeline.SHOWN_AS[configuration.training_set]
+    shown = TRAINING_SETS[configuration.training_set].shown_as
     return {"segmenter": shown, "exported": 1, "seconds": seconds(stage / MARK), **scores(result["summary"])}
 
 

@@ -14,7 +14,7 @@ from typing import cast
 
 from scipy.stats import spearmanr, t
 
-from monai_vessel_uda import pipeline
+from monai_vessel_uda.training_sets import CANDIDATES, TRAINING_SETS
 
 from .configurations import CONFIGURATIONS, Scale, fingerprint
 from .results import MEASURES, read
@@ -32,7 +32,7 @@ NEGATED, ALIGNED, FIRST, BEST = (
     "first generation",
     "upper bound (target masks)",
 )
-CHOSEN_FROM = [pipeline.SHOWN_AS[name] for name in ("mined", *pipeline.CANDIDATES)]
+CHOSEN_FROM = [TRAINING_SETS[name].shown_as for name in ("mined", *CANDIDATES)]
 """Segmenters that an adaptation trains to start its rounds from."""
 
 
