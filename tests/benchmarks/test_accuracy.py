@@ -85,19 +85,16 @@ def test_what_is_in_the_results_is_not_run_again(results):
     assert not done("six-rounds", 0)
 
 
-@pytest.mark.parametrize(("scales", "whole"), [(["round"], False), (["round", "segmenter"], True)])
-def test_results_without_their_workspace_get_what_others_need(results, tmp_path, monkeypatch, scales, whole):
+@pytest.mark.parametrize("scales", [["round"], ["round", "segmenter"], ["segmenter"]])
+def test_results_without_their_workspace_get_what_others_need(results, tmp_path, monkeypatch, scales):
     made, prepared = [], []
     monkeypatch.setattr(pipeline, "run_step", lambda workspace, step, settings: made.append(step))
     monkeypatch.setattr(benchmark, "prepare", lambda workspace, *rest: prepared.append(workspace))
     monkeypatch.setattr(benchmark, "run", lambda name, scale, arguments: made.append((name, scale)))
     options = {"seed": 0, "split": "test", "preset": "small", "work": tmp_path, "scales": scales, "results": results}
     benchmark.make_default(argparse.Namespace(**options))
-    if whole:
-        assert made == [("default", "whole")]
-    else:
-        assert prepared == [tmp_path / "test" / "small" / "seed_0" / "default"]
-        assert made == list(pipeline.stages(False, False))[:-1]
+    assert prepared == [tmp_path / "test" / "small" / "seed_0" / "default"]
+    assert made == ([] if scales == ["segmenter"] else list(pipeline.stages(False, False))[:-1])
 
 
 def test_results_of_other_settings_are_run_again_and_left_out_of_the_tables(results):

@@ -31,10 +31,11 @@ import torch
 from filelock import FileLock
 
 from monai_vessel_uda import pipeline
+from monai_vessel_uda.engines.inference import evaluate_segmenter
+from monai_vessel_uda.engines.segmentation import images_to_evaluate
 from monai_vessel_uda.engines.stage import MARK, is_finished
 from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.files import load_json, save_json
-from monai_vessel_uda.segmenter import evaluate
 from monai_vessel_uda.settings import resolve_settings
 from monai_vessel_uda.training_sets import TRAINING_SETS
 
@@ -189,7 +190,7 @@ def run_and_keep(name: str, scale: Scale, arguments: argparse.Namespace) -> None
 def make_default(arguments: argparse.Namespace) -> None:
     """The seed's whole default, in the results; where these came without its workspace, what others take from it.
 
-    These are its stages up to the rounds; segmenters alone also take its exported bundle.
+    These are its stages up to the rounds. Segmenters alone take its prepared images and train what they need.
     """
     default = default_workspace(arguments)
     default.parent.mkdir(parents=True, exist_ok=True)
@@ -197,10 +198,9 @@ def make_default(arguments: argparse.Namespace) -> None:
         run_and_keep("default", "whole", arguments)
         if (default / "vessel_segmentation").is_dir():
             return
-        if "segmenter" in arguments.scales:
-            run("default", "whole", arguments)
-            return
         prepare(default, default, CONFIGURATIONS["default"], arguments)
+        if arguments.scales == ["segmenter"]:
+            return
         settings = settings_of("default", "whole", arguments)
         for step in pipeline.stages(baselines=False, upper_bound=False):
             if step.bundle != "co_optimization":
@@ -210,22 +210,26 @@ def make_default(arguments: argparse.Namespace) -> None:
 def run_segmenter(
     workspace: Path, default: Path, configuration: Configuration, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Train one segmenter alone and score it like the default's exported one."""
+    """Train one segmenter alone and score it as an exported one is."""
     step = configuration.segmenter()
     take_stages(workspace, default, [step], settings)
     pipeline.run_step(workspace, step, settings)
-    stage = workspace / "stages" / "segmenters" / configuration.training_set
-    described = load_json(stage / "weights.json")
-    overrides = {
-        "ckpt_path": str(stage / "weights.pt"),
-        "threshold": described["threshold"],
-        "scale": described["preprocessing"]["target"]["scale"],  # the rest of the preprocessing lies beside the weights
-        "seed": settings["seed"],
+    training_set = configuration.training_set
+    use = pipeline.Step("latent_mining", "inference.json", {"training_set": training_set})
+    parser = pipeline.stage_workflow(workspace, use, settings).parser
+    parser.parse(True)
+    network, transform, inferer, threshold = (
+        parser.get_parsed_content(name) for name in ("network", "preprocessing", "inferer", "threshold")
+    )
+    items = images_to_evaluate(manifest=workspace / "manifest.json")
+    result = evaluate_segmenter(network, items, transform, inferer, threshold=threshold, seed=settings["seed"])
+    took = seconds(workspace / "stages" / "segmenters" / training_set / MARK)
+    return {
+        "segmenter": TRAINING_SETS[training_set].shown_as,
+        "exported": 1,
+        "seconds": took,
+        **scores(result["summary"]),
     }
-    bundle, manifest = default / "vessel_segmentation", workspace / "manifest.json"
-    result = evaluate(bundle, None, workspace / "evaluation.json", manifest=manifest, overrides=overrides)
-    shown = TRAINING_SETS[configuration.training_set].shown_as
-    return {"segmenter": shown, "exported": 1, "seconds": seconds(stage / MARK), **scores(result["summary"])}
 
 
 def scores(summary: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
