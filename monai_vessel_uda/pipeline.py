@@ -288,47 +288,55 @@ def score(workspace: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
 
     manifest = load_manifest(workspace / "manifest.json")
     verify_files(manifest, ["evaluation"])
-    bundle = workspace / "vessel_segmentation"
     rounds = load_json(workspace / "stages" / "co_optimization" / "rounds.json")
-    exported = rounds["exported_round"]
-    rows, per_image = [], []
-    for name, weights in trained_segmenters(workspace, len(rounds["rounds"]) - 1):
-        output = weights.parent / "evaluation.json"
-        threshold = load_json(weights.with_suffix(".json")).get("threshold", 0.5)
-        scored = {"weights_sha256": sha256(weights), "threshold": threshold, "version": __version__}
-        if not output.exists() or not scored.items() <= load_json(output).items():
-            overrides = {"ckpt_path": str(weights), "threshold": threshold, "seed": settings["seed"]}
-            overrides |= _device(settings)
-            result = evaluate(bundle, None, output, manifest=workspace / "manifest.json", overrides=overrides)
-            save_json({**result, **scored}, output)
-        is_exported = name == (f"round {exported}" if exported else TRAINING_SETS[rounds["started_from"]].shown_as)
-        result = load_json(output)
-        rows.append({"name": name, "scores": result["summary"], "exported": is_exported})
-        per_image.append([_with_nan(image["scores"]) for image in result["per_image"]])
-    best = per_image[[row["exported"] for row in rows].index(True)]
+    segmenters = trained_segmenters(workspace, len(rounds["rounds"]) - 1)
+    found = {name: _evaluated(workspace, weights, settings) for name, weights in segmenters}
+    number, start = rounds["exported_round"], rounds["started_from"]
+    exported = f"round {number}" if number else TRAINING_SETS[start].shown_as
     patients = [(item["dataset"], item["group"]) for item in manifest["evaluation"]]
-    for row, scores in zip(rows, per_image, strict=True):
-        if not row["exported"]:
-            row["exported_minus"] = paired_difference(best, scores, settings["seed"], groups=patients)
+    best = _per_image(found[exported])
+    rows: list[dict[str, Any]] = []
+    for name, result in found.items():
+        rows.append({"name": name, "scores": result["summary"], "exported": name == exported})
+        if name != exported:
+            difference = paired_difference(best, _per_image(result), settings["seed"], groups=patients)
+            rows[-1]["exported_minus"] = difference
     conditions = {
         "seed": settings["seed"],
-        "started_from": rounds["started_from"],
-        "exported_round": exported,
+        "started_from": start,
+        "exported_round": number,
         "version": __version__,
-        "settings": {key: value for key, value in settings.items()},
+        "settings": dict(settings),
     }
-    result = {"rows": rows, "conditions": conditions}
-    save_json(result, workspace / "scores.json")
-    record_scores(bundle, next(row["scores"] for row in rows if row["exported"]), len(best))
+    scores = {"rows": rows, "conditions": conditions}
+    save_json(scores, workspace / "scores.json")
+    record_scores(workspace / "vessel_segmentation", found[exported]["summary"], len(best))
     for suffix, text in ((".md", score_table(rows)), (".csv", score_csv(rows))):
         with replacing(workspace / f"scores{suffix}") as temporary:
             temporary.write_text(text)
+    return scores
+
+
+def _evaluated(workspace: Path, weights: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Scores of one segmenter on the evaluation images, kept beside its weights and taken from there if still true."""
+    output = weights.parent / "evaluation.json"
+    threshold = load_json(weights.with_suffix(".json")).get("threshold", 0.5)
+    scored = {"weights_sha256": sha256(weights), "threshold": threshold, "version": __version__}
+    if not output.exists() or not scored.items() <= load_json(output).items():
+        overrides = {"ckpt_path": str(weights), "threshold": threshold, "seed": settings["seed"], **_device(settings)}
+        bundle, manifest = workspace / "vessel_segmentation", workspace / "manifest.json"
+        save_json({**evaluate(bundle, None, output, manifest=manifest, overrides=overrides), **scored}, output)
+    result: dict[str, Any] = load_json(output)
     return result
 
 
-def _with_nan(scores: Mapping[str, float | None]) -> dict[str, float]:
-    """Scores as they were before JSON, which has no NaN."""
-    return {name: float("nan") if value is None else value for name, value in scores.items()}
+def _per_image(result: Mapping[str, Any]) -> list[dict[str, float]]:
+    """Scores of each image as they were before JSON, which has no NaN."""
+    undefined = float("nan")
+    return [
+        {name: undefined if value is None else value for name, value in image["scores"].items()}
+        for image in result["per_image"]
+    ]
 
 
 def stage_workflow(workspace: str | Path, step: Step, settings: Mapping[str, Any]) -> Any:
@@ -356,7 +364,7 @@ def _device(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _predictions(workspace: Path, settings: Mapping[str, Any], count: int) -> "Iterator[tuple[Tensor, Tensor]]":
-    """The first target images, at the working resolution, and what the exported bundle marks in them."""
+    """The first target images at the working resolution, and what the exported bundle marks in them at the native."""
     from .data.manifest import datalist, load_manifest
     from .engines.inference import native_probabilities
 

@@ -36,7 +36,7 @@ class RetinalImage:
         array: (height, width) or (height, width, 3), in the file's own dtype.
         spacing: (row, column) size of a pixel, in mm; 1.0 where the format does not say.
         source: the file it was read from.
-        meta: ``kind`` ("pil", "nifti" or "itk") and that kind's geometry.
+        meta: ``kind`` ("pil", "nifti", "itk" or "dicom") and that kind's geometry.
     """
 
     array: np.ndarray
