@@ -122,8 +122,8 @@ def regenerate_pairs(
     available = sum(len(source["label"]) for source in sources)
     count = available if pairs is None else pairs
     if count < 1 or (start != "noise" and count > available):
-        most = "" if start == "noise" else f" to {available}, the number of mined latents"
-        raise InputError(f"round_pairs: expected 1{most or ' or more'}, got {pairs}")
+        most = "or more" if start == "noise" else f"to {available}, the number of mined latents"
+        raise InputError(f"round_pairs: expected 1 {most}, got {pairs}")
 
     def mined_tensors(numbers: Sequence[int], key: str) -> Tensor:
         places = (divmod(number % available, batch_size) for number in numbers)
