@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -295,18 +295,28 @@ def _choose_split(
 ) -> list[tuple[_Found, Callable[[str], bool]]]:
     """Return what to read, each with a rule that tells which keys belong to the split."""
     is_test = found[0].layout.is_test
-    if is_test is not None:
-        rules = {"train": lambda key: not is_test(key), "test": is_test, "all": lambda key: True}
-        if (split or preferred) in rules:
-            return [(found[0], rules[split or preferred])]
-    names = list(rules) if is_test else [*(f.split for f in found if f.split), "all"]
+    if is_test is not None:  # one folder holds all
+        return [(found[0], _rule(root, is_test, split or preferred))]
+    names = [f.split for f in found if f.split]
     if split is None:
-        known = [name for name in (preferred, "train") if name in names]
-        split = known[0] if known else found[0].split if len(found) == 1 or not found[0].split else None
+        split = next((name for name in (preferred, "train") if name in names), None)
+        if split is None and (len(found) == 1 or not found[0].split):
+            split = found[0].split
     chosen = [f for f in found if split in ("all", f.split, f.layout.splits.get(f.split))]
-    if is_test or not chosen:
-        raise InputError(f"{root}: split={split!r} is not there; choose one of {', '.join(names)}.")
+    if not chosen:
+        raise _not_there(root, split, [*names, "all"])
     return [(f, lambda key: True) for f in chosen]
+
+
+def _rule(root: Path, is_test: Callable[[str], bool], split: str) -> Callable[[str], bool]:
+    rules = {"train": lambda key: not is_test(key), "test": is_test, "all": lambda key: True}
+    if split not in rules:
+        raise _not_there(root, split, rules)
+    return rules[split]
+
+
+def _not_there(root: Path, split: str | None, names: Iterable[str]) -> InputError:
+    return InputError(f"{root}: split={split!r} is not there; choose one of {', '.join(names)}.")
 
 
 def _items(found: _Found, domain: str, want_labels: bool, keep: Callable[[str], bool]) -> list[dict[str, Any]]:
