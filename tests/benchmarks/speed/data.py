@@ -1,4 +1,4 @@
-"""The loader: patches per second, what it adds to a step, and what each transform of a patch costs."""
+"""Preparing images; the loader: patches per second, what it adds to a step, what each transform of a patch costs."""
 
 import tempfile
 import time
@@ -16,6 +16,7 @@ from monai.transforms import Randomizable
 
 from monai_vessel_uda.data.manifest import load_manifest
 from monai_vessel_uda.data.patches import PatchDataset
+from monai_vessel_uda.transforms.prepared import prepared_images
 
 from .measure import Options, Row, interleaved, quartiles
 from .networks import layout
@@ -31,12 +32,27 @@ def run(options: Options) -> list[Row]:
     """Rows of every kind of training, on phantoms."""
     with tempfile.TemporaryDirectory() as folder:
         workspace = phantom_workspace(Path(folder), IMAGE_SIDE, PHOTOGRAPH_SIDE)
-        rows = []
+        rows = preparing_rows(workspace, options)
         for name, parser in trainings(workspace, options).items():
             dataset = parser.get_parsed_content("train#dataset")
             rows += throughput_rows(name, parser.get_parsed_content("train#trainer").data_loader)
             rows += transform_rows(name, dataset)
             rows += step_rows(name, parser, options)
+    return rows
+
+
+def preparing_rows(workspace: Path, options: Options) -> list[Row]:
+    """Seconds for the images of a training when the first stage prepares them and when a later one takes them."""
+    manifest = load_manifest(workspace / "manifest.json")
+    side = stage_parser("ddpm_pretrain", "train.json", options).get("patch_size")
+    rows = []
+    for name, what in (("source", PHOTOGRAPH_SIDE), ("target", IMAGE_SIDE)):
+        case = f"{len(manifest[name])} {name} images of {what} x {what}"
+        with tempfile.TemporaryDirectory() as cache:
+            for variant in ("prepared", "from the disk cache"):
+                start = time.perf_counter()
+                prepared_images(manifest, name, patch_size=side, cache_dir=cache)  # type: ignore[arg-type]
+                rows.append(Row(SECTION, case, variant, "images of a stage", time.perf_counter() - start, "s"))
     return rows
 
 

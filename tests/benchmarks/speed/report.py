@@ -175,7 +175,9 @@ def sampling(rows: Sequence[Row]) -> str:
 
 
 def data(rows: Sequence[Row]) -> str:
-    """Loader and step of each training, then the transforms."""
+    """Loader and step of each training, then the transforms and the preparation."""
+    prepared = [row for row in rows if row.metric == "images of a stage"]
+    rows = [row for row in rows if row not in prepared]
     trainings = list(dict.fromkeys(row.case for row in rows))
     wanted = (
         ("loader", "throughput", "patches/s"),
@@ -189,7 +191,14 @@ def data(rows: Sequence[Row]) -> str:
     first = table(["training", *(heading for *_, heading in wanted)], body)
     parts = list(dict.fromkeys(row.variant for row in rows if row.metric == "time of a patch"))
     body = [[part, *(cells.get((t, part, "time of a patch"), "") for t in trainings)] for part in parts]
-    return f"{first}\nTime of one patch, in microseconds:\n\n" + table(["part", *trainings], body)
+    pages = [first, "Time of one patch, in microseconds:\n", table(["part", *trainings], body)]
+    if prepared:
+        text = "Images of a stage, whole, at the working resolution: the first stage prepares them, others read them.\n"
+        cases = list(dict.fromkeys(row.case for row in prepared))
+        seconds = {(row.case, row.variant): f"{cell(row)} s" for row in prepared}
+        variants = list(dict.fromkeys(row.variant for row in prepared))
+        pages += [text, table(["", *cases], [[v, *(seconds[c, v] for c in cases)] for v in variants])]
+    return "\n".join(pages)
 
 
 def inference(rows: Sequence[Row]) -> str:
