@@ -23,8 +23,9 @@ def amplitude_swap(source: Tensor, target: Tensor, beta: float) -> Tensor:
     Args:
         source: (C, *spatial) real, any number of spatial dimensions.
         target: same shape.
-        beta: half width of the swapped block, as a share of the shorter spatial side, 0 to 0.5. Zero swaps the mean
-            alone, as in the paper's code, whose block of half width b is (2b + 1) frequencies wide.
+        beta: half width of the swapped block, as a share of the shorter spatial side, 0 to 0.5. A block of half width
+            b is (2b + 1) frequencies wide, as in the paper's code; but b is at least 1, of small patches, too (there
+            0.01 of 64 would be none). Zero swaps the mean alone.
 
     Returns:
         (C, *spatial), real, same dtype as the source.
@@ -38,7 +39,7 @@ def amplitude_swap(source: Tensor, target: Tensor, beta: float) -> Tensor:
         raise InputError(f"beta: expected 0 to 0.5, received {beta}")
     dims = tuple(range(1, source.ndim))
     f_source, f_target = torch.fft.fftn(source, dim=dims), torch.fft.fftn(target.to(source), dim=dims)
-    half = int(beta * min(source.shape[1:]))
+    half = max(1, int(beta * min(source.shape[1:]))) if beta > 0 else 0
     low = torch.ones(source.shape[1:], dtype=torch.bool, device=source.device)
     for axis, n in enumerate(source.shape[1:]):
         frequency = (torch.fft.fftfreq(n, device=source.device) * n).round().abs()

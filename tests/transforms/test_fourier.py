@@ -24,6 +24,14 @@ def test_low_amplitudes_come_from_the_target_and_the_rest_from_the_source():
     torch.testing.assert_close(swapped[0][~low], f_s[0][~low], rtol=1e-3, atol=1e-3)
 
 
+def test_of_small_patches_one_frequency_is_swapped_too():
+    g = torch.Generator().manual_seed(0)
+    source, target = torch.rand(1, 64, 64, generator=g), torch.rand(1, 64, 64, generator=g)
+    swapped, theirs = (torch.fft.fftn(x, dim=(1, 2)).abs()[0] for x in (amplitude_swap(source, target, 0.01), target))
+    torch.testing.assert_close(swapped[1, 0], theirs[1, 0], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(amplitude_swap(source, target, 0.01), amplitude_swap(source, target, 1 / 64))
+
+
 def test_zero_beta_moves_the_mean_alone():
     source, target = torch.rand(1, 12, 12) + 1, torch.rand(1, 12, 12) + 5
     torch.testing.assert_close(

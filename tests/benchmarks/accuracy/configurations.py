@@ -171,9 +171,9 @@ def _segmenters() -> Iterator[tuple[str, Configuration]]:
     for training_set in ("aligned", "negated", "supervised"):
         alone = Configuration("trained as long as all rounds", longer, scales=("segmenter",), training_set=training_set)
         yield "as-long-as-all-rounds" if training_set == "aligned" else f"{training_set}-as-long", alone
-    for beta in (0.02, 0.05, 0.1):  # of a 64 x 64 patch: up to 1, 3 and 6 periods; at 0.01 the mean alone
+    for beta in (0.0, 0.02, 0.05, 0.1):  # of a 64 x 64 patch: the mean alone; up to 1, as at 0.01, 3 and 6 periods
         fda = Configuration("baselines", {"fda_beta": beta}, scales=("segmenter",), training_set="fda")
-        yield f"fda-{beta}", fda
+        yield f"fda-{beta:g}", fda
 
 
 def _generators() -> Iterator[tuple[str, Configuration]]:
