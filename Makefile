@@ -61,4 +61,4 @@ deploy: .venv-deploy/.installed
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-deploy .venv-label .pytest_cache .ruff_cache .mypy_cache .coverage* build dist *.egg-info runs
+	rm -rf .venv .venv-deploy .venv-label .pytest_cache .ruff_cache .mypy_cache .coverage* build dist *.egg-info runs/demo
