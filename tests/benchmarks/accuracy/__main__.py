@@ -90,6 +90,7 @@ def prepare(workspace: Path, default: Path, configuration: Configuration, argume
         preparing["source_scale"] = {name: configuration.scale_factor * item["scale"] for name, item in record.items()}
     if not preparing and workspace != default:
         if not (workspace / "cache").is_symlink():
+            (default / "cache").mkdir(exist_ok=True)
             (workspace / "cache").symlink_to(default / "cache", target_is_directory=True)
         shutil.copy2(default / "manifest.json", workspace)
         return
