@@ -7,7 +7,7 @@ leaves a stage's settings alone takes that stage from the default of the same se
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Literal, get_args
 
@@ -173,7 +173,7 @@ def _segmenters() -> Iterator[tuple[str, Configuration]]:
         yield "as-long-as-all-rounds" if training_set == "aligned" else f"{training_set}-as-long", alone
     for beta in (0.0, 0.02, 0.05, 0.1):  # of a 64 x 64 patch: the mean alone; up to 1, as at 0.01, 3 and 6 periods
         fda = Configuration("baselines", {"fda_beta": beta}, scales=("segmenter",), training_set="fda")
-        yield f"fda-{beta:g}", fda
+        yield f"fda-{beta:g}", fda if beta == 0.02 else replace(fda, beside="fda-0.02")
 
 
 def _generators() -> Iterator[tuple[str, Configuration]]:
