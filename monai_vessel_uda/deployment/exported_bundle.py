@@ -218,13 +218,14 @@ def _set_configs(configs: Path, description: Mapping[str, Any], settings: Mappin
         "scale": target["scale"],
         "percentiles": target["percentiles"],
         "vessels": target["polarity"],
-        "displayable_configs#threshold": description["threshold"],
     }
     kept = {key: value for key, value in settings.items() if key.split("#")[0] in _KEPT_SETTINGS}
     renamed = {key.replace("segmenter_def", "network_def", 1): value for key, value in kept.items()}
-    for path in (configs / "inference.json", configs / "train.json"):
+    # MONAI Label shows displayable_configs, and asks for them with every request where a training has some
+    for name, threshold in (("inference.json", "displayable_configs#threshold"), ("train.json", "threshold")):
+        path = configs / name
         config = load_json(path)
-        for key, value in {**decided, **renamed}.items():
+        for key, value in {**decided, **renamed, threshold: description["threshold"]}.items():
             set_id(config, key, value)
         _write_config(config, path)
     if needs_package(description["preprocessing"]):

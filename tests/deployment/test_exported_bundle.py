@@ -98,9 +98,10 @@ def test_configs_hold_what_the_adaptation_decided(bundle):
         assert config["patch_size"] == TINY["patch_size"]
         assert config["network_def"]["channels"] == TINY["segmenter_def#channels"]
         assert config["vessels"] == description["preprocessing"]["target"]["polarity"]
-        assert config["displayable_configs"]["threshold"] == description["threshold"]
+    assert load_json(bundle / "configs" / "train.json")["threshold"] == description["threshold"]
     inference = load_json(bundle / "configs" / "inference.json")
     template = load_json(bundle_folder("vessel_segmentation") / "configs" / "train.json")
+    assert inference["displayable_configs"]["threshold"] == description["threshold"]
     for key in ("device", "learning_rate", "batch_size"):  # of the generator's training, not of this one's
         assert load_json(bundle / "configs" / "train.json")[key] == template[key]
     assert inference["device"] == template["device"]
@@ -115,7 +116,7 @@ def test_fine_tuning_is_judged_at_the_threshold_of_inference(bundle):
     for threshold, vessels in ((0.2, [0, 1, 1, 1]), (0.4, [0, 0, 1, 1]), (0.6, [0, 0, 0, 1])):
         parser = ConfigParser()
         parser.read_config(config)
-        parser.update({"displayable_configs#threshold": threshold})
+        parser.update({"threshold": threshold})
         marked = parser.get_parsed_content("validate#postprocessing")({"pred": logits, "label": torch.zeros(1, 1, 4)})
         assert marked["pred"][1, 0].tolist() == vessels
 
