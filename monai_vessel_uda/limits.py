@@ -113,8 +113,14 @@ def check_limits(values: Mapping[str, Any]) -> None:
 
 def _check_patch(values: Mapping[str, Any]) -> None:
     """Both networks halve a patch level by level; a remainder would not fit its skip connection."""
-    folded, channels = values["generator_def#space_to_depth"], values["generator_def#channels"]
-    multiple = math.lcm(folded * 2 ** (len(channels) - 1), math.prod(values["segmenter_def#strides"]))
+    folded = values["generator_def#space_to_depth"]
+    channels, strides = (values[name] for name in ("generator_def#channels", "segmenter_def#strides"))
+    if not _is_count(folded, 1):
+        raise InputError(f"generator_def#space_to_depth: expected a whole number of at least 1, got {folded!r}")
+    for name, counts in (("generator_def#channels", channels), ("segmenter_def#strides", strides)):
+        if not (isinstance(counts, (list, tuple)) and counts and all(_is_count(count, 1) for count in counts)):
+            raise InputError(f"{name}: expected a list of whole numbers of at least 1, got {counts!r}")
+    multiple = math.lcm(folded * 2 ** (len(channels) - 1), math.prod(strides))
     if not _is_count(values["patch_size"], 1) or values["patch_size"] % multiple:
         raise InputError(
             f"patch_size: expected a multiple of {multiple}, so that both networks can halve it on each level, "

@@ -144,7 +144,7 @@ def test_formats_that_cannot_hold_results_are_refused_at_once(tmp_path, suffix, 
 
 @pytest.mark.parametrize(("suffix", "probability"), [(".gif", False), (".bmp", True), (".nii.gz", True), (None, True)])
 def test_formats_that_hold_results(tmp_path, suffix, probability):
-    SaveVesselsd(tmp_path, tmp_path, probability=probability, suffix=suffix)
+    assert SaveVesselsd(tmp_path, tmp_path, probability=probability, suffix=suffix).suffix == suffix
 
 
 def test_a_model_without_preprocessing_is_refused():
