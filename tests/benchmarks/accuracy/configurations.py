@@ -188,7 +188,7 @@ def _generators() -> Iterator[tuple[str, Configuration]]:
         yield f"from-{timesteps or 'noise'}", Configuration("sampling", {"generation_timesteps": timesteps})
     yield "ddim-50-from-noise", Configuration("sampling", FROM_NOISE)
     yield "as-published", Configuration("sampling", PUBLISHED)
-    yield "warm-start", Configuration("generators", {"warm_start": True})
+    yield "warm-start", Configuration("generators", {"warm_start": True}, scales=("round", "whole"))
     half = {"iterations": 1250, "source_iterations": 750}
     yield "half-as-long", Configuration("generators", half)
     yield "half-as-long-min-snr-5", Configuration("generators", {**half, "min_snr_gamma": 5.0}, beside="half-as-long")
