@@ -18,7 +18,9 @@ from .accuracy.configurations import CONFIGURATIONS, fingerprint
 from .accuracy.report import (
     NEGATED,
     Results,
+    by_seed,
     default_table,
+    differences,
     factor_table,
     goals,
     interval,
@@ -177,19 +179,30 @@ def test_measures_are_judged_by_how_they_rank_and_what_choosing_by_them_loses(tm
     ]
     for name, dice, contrast, entropy in measured:
         append(path, [row("default", 0, name, dice, boundary_contrast=contrast, prediction_entropy=entropy)])
-    table = ranking(Results(read(path)))
-    assert "| boundary_contrast | 0.40 | -0.50 | 1.00 |" in table
-    assert "| prediction_entropy | 1.00 | 1.00 | 0.00 |" in table
+    table = ranking(Results(read(path)), ["default"])
+    assert "| boundary_contrast | 0.40 (0.40 to 0.40) | -0.50 (-0.50 to -0.50) | 1.00 (1.00 to 1.00) |" in table
+    assert "| prediction_entropy | 1.00 (1.00 to 1.00) | 1.00 (1.00 to 1.00) | 0.00 (0.00 to 0.00) |" in table
     assert "| faithfulness | – | – | – |" in table
+    assert "| all together: exported | | | – |" in table  # no round was
+    assert "| the last round | | | 1.00 (1.00 to 1.00) |" in table
 
 
-def test_runs_of_one_seed_count_once_in_the_ranking(tmp_path):
+def test_rankings_are_over_the_runs_of_the_configurations_named(tmp_path):
     path = tmp_path / "results.csv"
-    for name, seed, better in (("default", 0, 0.04), ("soft", 0, 0.04), ("default", 1, 0.01)):
+    for name, seed, better in (("default", 0, 0.04), ("soft", 0, 0.03), ("default", 1, 0.01)):
         append(path, [row(name, seed, "round 1", 0.80, boundary_contrast=0.02)])
-        append(path, [row(name, seed, "round 2", 0.84, boundary_contrast=better)])
-    # nothing lost with seed 0, twice, and four points with seed 1: two seeds, each once
-    assert f"| boundary_contrast | – | – | {interval([0.0, 4.0])} |" in ranking(Results(read(path)))
+        append(path, [row(name, seed, "round 2", 0.84, boundary_contrast=better, exported=1)])
+    found = Results(read(path))
+    assert "| boundary_contrast | – | – | 2.00 (0.00 to 4.00) |" in ranking(found, ["default"])
+    assert "| boundary_contrast | – | – | 1.33 (0.00 to 4.00) |" in ranking(found, ["default", "soft"])
+    assert "| all together: exported | | | 0.00 (0.00 to 0.00) |" in ranking(found, ["default"])
+
+
+def test_the_exported_segmenter_is_compared_seed_by_seed_in_every_score(results):
+    found = Results(read(results))
+    line = next(line for line in differences(found).splitlines() if "aligned" in line)
+    assert line.startswith("| aligned, no diffusion | 4.00 ± 12.71 | – |")  # 5 and 3; nothing else was scored
+    assert "| round 2 | 80.00 [nan, nan] | 80.00 [nan, nan] |" in by_seed(found)
 
 
 def test_a_seed_that_is_missing_is_not_invented(results):

@@ -7,7 +7,7 @@ IMAGES holds FIVES, HRF, CHASE_DB1 (source, with masks) and ROSSA (target). Each
 stage whose settings are the default's is taken from the default of the same seed. RESULTS.csv gets one line for each
 segmenter; what is in it with today's settings is not run again, so an interrupted benchmark continues. Several may run
 at once, with other seeds or configurations, and write to one file; whichever comes first makes a seed's default, and
-the others wait for it. Rows do not say on what device they were made: give a GPU's a file of their own.
+the others wait for it. What is done on one machine is not run again on another: give a GPU's rows a file of their own.
 
 A configuration is compared with the default at the scales named in ``configurations.py``: ``whole`` adaptations, the
 generators and one ``round``, or one ``segmenter`` alone.
@@ -24,6 +24,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any, get_args
 
@@ -39,6 +40,7 @@ from monai_vessel_uda.files import load_json, save_json
 from monai_vessel_uda.settings import resolve_settings
 from monai_vessel_uda.training_sets import TRAINING_SETS
 
+from ..speed.measure import processor
 from .configurations import CONFIGURATIONS, Configuration, Scale, criterion, fingerprint
 from .results import KEY, MEASURES, SCORES, append, read
 
@@ -154,7 +156,8 @@ def run(name: str, scale: Scale, arguments: argparse.Namespace) -> list[dict[str
     was_begun = (workspace / "stages").exists()
     prepare(workspace, default, configuration, arguments)
     settings = settings_of(name, scale, arguments)
-    common = {**key_of(name, scale, arguments), "threads": torch.get_num_threads()}
+    conditions = {"threads": torch.get_num_threads(), "machine": machine(), "date": date.today().isoformat()}
+    common = {**key_of(name, scale, arguments), **conditions}
     began = time.time()
     if scale == "segmenter":
         found = [{**common, **run_segmenter(workspace, default, configuration, settings)}]
@@ -164,6 +167,11 @@ def run(name: str, scale: Scale, arguments: argparse.Namespace) -> list[dict[str
         found = rows(workspace, common)
     elapsed = "" if was_begun else time.time() - began
     return [*found, {**common, "segmenter": "all that was run", "seconds": elapsed}]
+
+
+def machine() -> str:
+    """The GPU where there is one, as the presets have it; else the processor."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
 
 
 def settings_of(name: str, scale: Scale, arguments: argparse.Namespace) -> dict[str, Any]:

@@ -141,6 +141,10 @@ def _rounds() -> Iterator[tuple[str, Configuration]]:
     yield "refined-twice-as-long", Configuration("rounds", {"refine_iterations": 800})
     from_scratch = {"reinitialise": True, "refine_iterations": 1200}
     yield "rounds-reinitialised", Configuration("paper or release", from_scratch)
+    from_mined = {"start_segmenter": ["mined"]}
+    yield "start-mined", Configuration("paper or release", from_mined)
+    both = {**from_mined, **FROM_LATENTS}
+    yield "start-mined-from-latents", Configuration("paper or release", both, beside="rounds-from-latents")
     yield "round-vessel-weight-off", Configuration("paper or release", {"round_vessel_weight": 0.0})
 
     yield "threshold-half", Configuration("pseudo-masks", {"pseudo_mask_threshold": 0.5})

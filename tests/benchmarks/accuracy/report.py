@@ -20,7 +20,15 @@ from .configurations import CONFIGURATIONS, Scale, fingerprint
 from .results import MEASURES, read
 
 Row = dict[str, str]
-SHOWN = {"dice": "Dice %", "dice_at_half": "Dice % at 0.5", "roc_auc": "ROC-AUC %", "cldice": "clDice %"}
+SHOWN = {
+    "dice": "Dice %",
+    "dice_at_half": "Dice % at 0.5",
+    "roc_auc": "ROC-AUC %",
+    "pr_auc": "PR-AUC %",
+    "cldice": "clDice %",
+    "ahd_px": "AHD px",
+    "hd95_px": "HD95 px",
+}
 SCALES = {
     "whole": "whole adaptations",
     "round": "one round",
@@ -48,9 +56,11 @@ def interval(values: Sequence[float]) -> str:
     return f"{mean:.2f} ± {half:.2f}"
 
 
-def number(row: Row, key: str, factor: float = 100) -> float:
-    """A score of a row in percent (or pixels); nan where it has none."""
-    return factor * float(row[key]) if row[key] else math.nan
+def number(row: Row | None, key: str) -> float:
+    """A score of a row, in percent where its heading says so; nan where there is none."""
+    score = key.removesuffix("_low").removesuffix("_high")
+    factor = 100 if "%" in SHOWN.get(score, "") else 1
+    return factor * float(row[key]) if row and row[key] else math.nan
 
 
 class Results:
@@ -78,14 +88,13 @@ class Results:
 
     def dice(self, configuration: str, seed: int, segmenter: str) -> float:
         """Dice in percent at the segmenter's own threshold; nan if it was not scored."""
-        row = self.row(configuration, seed, segmenter)
-        return number(row, "dice") if row else math.nan
+        return number(self.row(configuration, seed, segmenter), "dice")
 
     def seconds(self, configuration: str, seed: int) -> float:
         """Of all stages that an adaptation needs, also of those taken from the default; nan if one was not timed."""
         rows = self.by_run.get((configuration, seed), [])
         needed = [row for row in rows if row["segmenter"].startswith("stage ") or row["segmenter"] in CHOSEN_FROM]
-        return sum(number(row, "seconds", 1) for row in needed) if needed else math.nan
+        return sum(number(row, "seconds") for row in needed) if needed else math.nan
 
     def have_rounds(self) -> bool:
         """Whether these are adaptations; otherwise segmenters alone."""
@@ -106,11 +115,43 @@ def default_table(results: Results) -> str:
     """Every segmenter of the default: mean over seeds with 95 % intervals."""
     seeds = results.seeds()
     names = dict.fromkeys(row["segmenter"] for seed in seeds for row in results.by_run["default", seed] if row["dice"])
-    lines = [f"| segmenter | {' | '.join(SHOWN.values())} | AHD px |", "|---|" + "---:|" * (len(SHOWN) + 1)]
+    lines = [f"| segmenter | {' | '.join(SHOWN.values())} |", "|---|" + "---:|" * len(SHOWN)]
     for name in [*names, "exported"]:
-        rows = [row for seed in seeds if (row := results.row("default", seed, name))]
-        cells = [interval([number(row, key) for row in rows]) for key in SHOWN]
-        lines.append(f"| {name} | {' | '.join(cells)} | {interval([number(row, 'ahd_px', 1) for row in rows])} |")
+        cells = [interval([number(results.row("default", seed, name), key) for seed in seeds]) for key in SHOWN]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def by_seed(results: Results) -> str:
+    """Dice of every segmenter of the default, seed by seed, with its 95 % interval over images."""
+    seeds = results.seeds()
+    names = dict.fromkeys(row["segmenter"] for seed in seeds for row in results.by_run["default", seed] if row["dice"])
+    lines = [f"| Dice % | {' | '.join(f'seed {seed}' for seed in seeds)} |", "|---|" + "---:|" * len(seeds)]
+    for name in names:
+        cells = []
+        for seed in seeds:
+            row = results.row("default", seed, name)
+            dice, low, high = (number(row, f"dice{end}") for end in ("", "_low", "_high"))
+            cells.append(f"{dice:.2f} [{low:.2f}, {high:.2f}]")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def differences(results: Results) -> str:
+    """The default's exported segmenter minus others, paired by seed, in all scores."""
+    lines = [f"| exported − | {' | '.join(SHOWN.values())} |", "|---|" + "---:|" * len(SHOWN)]
+    for name in (NEGATED, ALIGNED, "round 1", BEST):
+        cells = [
+            interval(
+                [
+                    number(results.row("default", seed, "exported"), key)
+                    - number(results.row("default", seed, name), key)
+                    for seed in results.seeds()
+                ]
+            )
+            for key in SHOWN
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -163,9 +204,8 @@ def factor_columns(results: Results) -> dict[str, Callable[[str, int, str], floa
     def first(name: str, seed: int, _: str) -> float:
         return results.dice(name, seed, FIRST)
 
-    def cldice(name: str, seed: int, _: str) -> float:
-        row = results.row(name, seed, "exported")
-        return number(row, "cldice") if row else math.nan
+    def score(key: str) -> Callable[[str, int, str], float]:
+        return lambda name, seed, _: number(results.row(name, seed, "exported"), key)
 
     def lost(name: str, seed: int, _: str) -> float:
         return regret(results, name, seed)
@@ -173,42 +213,66 @@ def factor_columns(results: Results) -> dict[str, Callable[[str, int, str], floa
     def seconds(name: str, seed: int, _: str) -> float:
         return results.seconds(name, seed)
 
-    shared = {"Dice % of the exported": exported, "− beside": difference, "clDice %": cldice}
+    others = {SHOWN[key]: score(key) for key in ("cldice", "ahd_px")}
+    shared = {"Dice % of the exported": exported, "− beside": difference, **others}
     of_rounds = {"first generation": first, "regret": lost}
     return {**shared, **(of_rounds if results.have_rounds() else {}), "seconds": seconds}
 
 
-def ranking(results: Results) -> str:
+def ranking(results: Results, configurations: Sequence[str]) -> str:
     """How well each label-free measure ranks the segmenters of a run, and what choosing a round by it alone would lose.
 
-    Runs of one seed share their candidates, so they are averaged first; the intervals are over seeds.
+    Mean and range over the runs: what there are, four rounds each, is too few for intervals of a rank correlation. The
+    last two rows are what was exported, by all measures together, and the rule that needs none.
     """
+    runs = [rows for (name, _), rows in results.by_run.items() if name in configurations]
     lines = [
-        "| label-free measure | Spearman with Dice, candidates and rounds | rounds alone | regret of choosing by it |",
+        "| label-free measure | Spearman with Dice, candidates and rounds | rounds alone | Dice points lost by it |",
         "|---|---:|---:|---:|",
     ]
-    seeds = sorted({seed for _, seed in results.by_run})
     for measure, sign in MEASURES.items():
-        columns: list[list[float]] = [[], [], []]
-        for seed in seeds:
-            found = [ranked(rows, measure, sign) for (_, of), rows in results.by_run.items() if of == seed]
-            for column, values in zip(columns, zip(*found, strict=True), strict=True):
-                known = [value for value in values if not math.isnan(value)]
-                column.append(statistics.fmean(known) if known else math.nan)
-        lines.append(f"| {measure} | {' | '.join(interval(column) for column in columns)} |")
-    return "\n".join([*lines, "", f"{len(results.by_run)} runs of {len(seeds)} seeds."])
+        columns = zip(*(ranked(rows, measure, sign) for rows in runs), strict=True)
+        lines.append(f"| {measure} | {' | '.join(spread(column) for column in columns)} |")
+    for rule, choose in (("all together: exported", exported_round), ("the last round", last_round)):
+        lines.append(f"| {rule} | | | {spread([lost_by(rows, choose) for rows in runs])} |")
+    return "\n".join([*lines, "", f"{len(runs)} runs: {', '.join(configurations)}."])
+
+
+def spread(values: Iterable[float]) -> str:
+    """Mean and range; nan counts as absent."""
+    values = [value for value in values if not math.isnan(value)]
+    return f"{statistics.fmean(values):.2f} ({min(values):.2f} to {max(values):.2f})" if values else "–"
 
 
 def ranked(rows: Iterable[Row], measure: str, sign: int) -> tuple[float, float, float]:
     """Of one run: rank correlation over candidates and rounds, over rounds alone, and regret; nan where unknown."""
     found = [row for row in rows if row[measure] and row["dice"]]
-    pairs = {row["segmenter"]: (sign * float(row[measure]), number(row, "dice")) for row in found}
-    of_rounds = [pair for name, pair in pairs.items() if name.startswith("round ")]
-    every = spearman(pairs.values()) if len(pairs) > len(of_rounds) else math.nan
-    if not of_rounds:
-        return every, math.nan, math.nan
-    chosen = max(of_rounds, key=lambda pair: pair[0])  # the earliest of equals, as the package chooses
-    return every, spearman(of_rounds), max(dice for _, dice in of_rounds) - chosen[1]
+    of_rounds = [row for row in found if row["segmenter"].startswith("round ")]
+
+    def correlation(some: Iterable[Row]) -> float:
+        return spearman([(sign * float(row[measure]), number(row, "dice")) for row in some])
+
+    every = correlation(found) if len(found) > len(of_rounds) else math.nan
+    # the earliest of equals, as the package chooses
+    lost = lost_by(found, lambda rounds: max(rounds, key=lambda row: sign * float(row[measure])))
+    return every, correlation(of_rounds), lost
+
+
+def exported_round(rounds: Sequence[Row]) -> Row | None:
+    """What all measures together chose; None where that was no round."""
+    return next((row for row in rounds if row["exported"] == "1"), None)
+
+
+def last_round(rounds: Sequence[Row]) -> Row:
+    """The rule that needs no measure."""
+    return max(rounds, key=lambda row: int(row["segmenter"].removeprefix("round ")))
+
+
+def lost_by(rows: Iterable[Row], choose: Callable[[Sequence[Row]], Row | None]) -> float:
+    """Dice that the chosen round of a run lacks of the best; nan without rounds, or where none was chosen."""
+    rounds = [row for row in rows if row["segmenter"].startswith("round ")]
+    chosen = choose(rounds) if rounds else None
+    return max(number(row, "dice") for row in rounds) - number(chosen, "dice") if chosen else math.nan
 
 
 def spearman(pairs: Iterable[tuple[float, float]]) -> float:
@@ -237,14 +301,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("results", type=Path)
     logging.disable(logging.WARNING)  # MONAI says of every config that it has no logging file
-    rows, others = todays(read(parser.parse_args().results))
-    if others:
-        print(f"Left out, because their settings have changed since: {', '.join(others)}")
+    rows, left_out = todays(read(parser.parse_args().results))
+    if left_out:
+        print(f"Left out, because their settings have changed since: {', '.join(left_out)}")
     for split, preset, scale in sorted({(row["split"], row["preset"], row["scale"]) for row in rows}, reverse=True):
         results = Results(row for row in rows if (row["split"], row["preset"], row["scale"]) == (split, preset, scale))
         print(f"\n## Split {split}, preset {preset}, {SCALES[scale]}\n")
         if scale == "whole":
-            print(f"{default_table(results)}\n\n{goals(results)}\n\n{ranking(results)}")
+            tables = [table(results) for table in (default_table, by_seed, differences, goals)]
+            tables.append(ranking(results, ["default"]))
+            if others := sorted({name for name, _ in results.by_run} - {"default"}):
+                tables.append(ranking(results, ["default", *others]))
+            print("\n\n".join(tables))
         for factor in dict.fromkeys(c.factor for name, c in CONFIGURATIONS.items() if name != "default"):
             if any(c.factor == factor and results.seeds(name) for name, c in CONFIGURATIONS.items()):
                 print(f"\n### {factor}\n\n{factor_table(results, factor)}")

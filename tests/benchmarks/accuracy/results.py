@@ -27,6 +27,8 @@ COLUMNS = (
     *MEASURES,
     "seconds",
     "threads",
+    "machine",
+    "date",
 )
 
 
