@@ -66,7 +66,8 @@ def test_a_finished_section_is_not_measured_again_and_the_page_shows_it(tmp_path
     program.write_report(tmp_path)
     page = (tmp_path / "speed.md").read_text()
     assert "| published | 12 933 120 | 1 |" in page
-    assert "| generated: 10 DPM-Solver++(2M) | 10 |" in page
+    assert "| generated: 50 DDIM | 50 |" in page
+    assert "| generated from noise as preset demo is set | 3 |" in page  # as OPTIONS have it
     assert "reached" in page
     rows = read_rows(tmp_path / "speed_cpu.csv")
     assert {row.preset for row in rows} == {"demo"}

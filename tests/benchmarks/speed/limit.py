@@ -94,12 +94,13 @@ def run(options: Options) -> list[Row]:
 
 
 def verdict(seconds: float, computing: float, moving: float, overhead: float) -> str:
-    """What bounds it, in one sentence made from the numbers."""
+    """What is known of where the time goes, in one sentence made from the numbers."""
     shares = {"compute": computing / seconds, "bandwidth": moving / seconds, "overhead": overhead / seconds}
     most = max(shares, key=lambda name: shares[name])
     parts = f"arithmetic needs at least {shares['compute']:.0%} of the time, bytes {shares['bandwidth']:.0%}"
     fixed = f"what does not depend on the pixels takes {shares['overhead']:.0%}"
-    return f"Bound by {most}: {parts}, {fixed}."
+    rest = f"kernels below these limits {max(0.0, 1 - sum(shares.values())):.0%}"
+    return f"The largest known part is {most}: {parts}, {fixed}, {rest}."
 
 
 def machine(options: Options) -> tuple[list[Row], float, float, float]:

@@ -64,7 +64,7 @@ def pair_rows(options: Options) -> list[Row]:
     network = ours(generator_definition(options))().to(options.device).eval()
     case = f"one pair, in batches of {batch_size} patches of {patch} x {patch}"
     counts, functions = {}, {}
-    for name, job in jobs(config.get_parsed_content("schedule"), batch).items():
+    for name, job in jobs(config.get_parsed_content("schedule"), batch, options).items():
         counter = Counted()
         job(counter)
         counts[name] = counter.evaluations
@@ -88,26 +88,27 @@ def pair_rows(options: Options) -> list[Row]:
     return rows
 
 
-def jobs(schedule: Any, batch: Mapping[str, Tensor]) -> dict[str, Callable[[Any], Any]]:
-    """Ways to a synthetic image, each a function of the noise prediction."""
+def jobs(schedule: Any, batch: Mapping[str, Tensor], options: Options) -> dict[str, Callable[[Any], Any]]:
+    """Ways to a synthetic image, each a function of the noise prediction; the last two are the stages' own."""
     x, mask = batch["x_t"], batch["mask"]
     numbers = range(len(x))
 
-    def mined(eps: Any, **how: Any) -> Tensor:
-        mining = LatentMining(schedule, steps=50, t0=INVERSION, **how)
+    def mined(mining: LatentMining, eps: Any) -> Tensor:
         return mining.decode(eps, mining.latents(eps, x, mask), mask, numbers)
 
-    def drawn(eps: Any, decoder: str, steps: int) -> Tensor:
-        return LatentMining(schedule, decoder=decoder, generation_steps=steps).from_noise(eps, mask, numbers)
+    def drawn(mining: LatentMining, eps: Any) -> Tensor:
+        return mining.from_noise(eps, mask, numbers)
 
-    return {
-        "mined: inversion + 15 DDIM": mined,
-        "mined: inversion + 6 DPM-Solver++(2M)": partial(mined, decoder="dpm-solver", decoding_steps=6),
-        "generated: 50 DDIM": partial(drawn, decoder="ddim", steps=50),
-        "generated: 25 DDIM": partial(drawn, decoder="ddim", steps=25),
-        "generated: 15 DPM-Solver++(2M)": partial(drawn, decoder="dpm-solver", steps=15),
-        "generated: 10 DPM-Solver++(2M)": partial(drawn, decoder="dpm-solver", steps=10),
-    }
+    inverting = partial(LatentMining, schedule, steps=50, t0=INVERSION)
+    stage = stage_parser("latent_mining", "mine.json", options).get_parsed_content("mining")
+    rounds = stage_parser("co_optimization", "train.json", options).get_parsed_content("mining")
+    found = {"mined: inversion + 15 DDIM": partial(mined, inverting())}
+    for steps in (50, 25):
+        drawing = LatentMining(schedule, generation_steps=steps)
+        found[f"generated: {steps} DDIM"] = partial(drawn, drawing)
+    found[f"mined as preset {options.preset} is set"] = partial(mined, stage)
+    found[f"generated from noise as preset {options.preset} is set"] = partial(drawn, rounds)
+    return found
 
 
 def adaptation_rows(options: Options) -> list[Row]:

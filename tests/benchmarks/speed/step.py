@@ -91,8 +91,9 @@ def variants(
     own.append({**every, "bfloat16": True})
     if compiled:
         own.append({**every, "bfloat16": True, "compiled": True} if gpu else {**shipped["training"], "compiled": True})
-    found = {named(REFERENCE, flags): Variant(partial(DiffusersUNet, definition), **flags) for flags in theirs}
-    found |= {named("ours", flags): Variant(ours(definition), **flags) for flags in own}
+    make_theirs, make_ours = partial(DiffusersUNet, definition), ours(definition)
+    found = {named(REFERENCE, flags): Variant(make_theirs, **flags) for flags in theirs}
+    found |= {named("ours", flags): Variant(make_ours, **flags) for flags in own}
     if folded:
         found["plain MONAI, full resolution"] = Variant(partial(PlainMonaiUNet, definition))
         found["diffusers, full resolution"] = Variant(partial(DiffusersUNet, other))
