@@ -227,7 +227,7 @@ def adapt(
     bundle = pipeline.adapt(workspace, preset, overrides, baselines, device, registered_model)
     scores = workspace / "scores.md"
     if scores.exists():
-        typer.echo(scores.read_text())
+        typer.echo(scores.read_text(encoding="utf-8"))
     typer.echo(f"segmenter: {bundle}\nreport: {workspace / 'report.html'}")
 
 

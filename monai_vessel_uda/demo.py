@@ -40,7 +40,7 @@ def run_demo(folder: str | Path, seeds: Sequence[int] = (0, 1, 2), jobs: int | N
             scores = dict(zip(seeds, pool.map(job, seeds), strict=True))
     table = _table(scores)
     with replacing(folder / "demo.md") as temporary:
-        temporary.write_text(table)
+        temporary.write_text(table, encoding="utf-8")
     return table
 
 

@@ -8,14 +8,17 @@ import math
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from .errors import InputError
+
+_WRITING = ".writing-"
 
 
 @contextmanager
@@ -31,7 +34,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     folder: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=path.parent))
+        folder = Path(tempfile.mkdtemp(prefix=_WRITING, dir=path.parent))
         yield folder / path.name
         # The named file last: a header must not appear before its pixels.
         for written in sorted(folder.iterdir(), key=lambda file: file.name == path.name):
@@ -42,6 +45,17 @@ def replacing(path: str | Path) -> Iterator[Path]:
     finally:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Delete what processes that were killed while they wrote have left anywhere below a folder.
+
+    What is younger than ten minutes may be another process's, which is writing it.
+    """
+    for left in folder.rglob(f"{_WRITING}*"):
+        with suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > 600:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def save_tensors(content: Any, path: str | Path) -> None:

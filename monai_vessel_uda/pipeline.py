@@ -313,7 +313,7 @@ def score(workspace: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     record_scores(workspace / "vessel_segmentation", found[exported]["summary"], len(best))
     for suffix, text in ((".md", score_table(rows)), (".csv", score_csv(rows))):
         with replacing(workspace / f"scores{suffix}") as temporary:
-            temporary.write_text(text)
+            temporary.write_text(text, encoding="utf-8")
     return scores
 
 

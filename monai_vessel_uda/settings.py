@@ -118,6 +118,9 @@ def device_override(device: str | None) -> dict[str, str]:
         raise InputError(f"device: expected 'cpu' or 'cuda', got {device!r}")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(f"device: {device!r} was asked for, but there is no GPU here; use --device cpu")
+    number = device.partition(":")[2]
+    if device.startswith("cuda:") and not (number.isdigit() and int(number) < torch.cuda.device_count()):
+        raise InputError(f"device: expected cuda:0 to cuda:{torch.cuda.device_count() - 1}, got {device!r}")
     return {"device": f"$torch.device('{device}')"}
 
 

@@ -108,11 +108,16 @@ class ShardedPairs(Sequence):
     def __init__(self, folder: str) -> None:
         from pathlib import Path
 
+        self._folder = folder
         paths = sorted(Path(folder).glob("*.pt"))
         if not paths:
             raise InputError(f"{folder}: expected shards of generated pairs (*.pt), found none; run the mining first")
         self._shards = [load_tensors(path, mmap=True) for path in paths]
         self._places = [(s, i) for s, shard in enumerate(self._shards) for i in range(len(shard["image"]))]
+
+    def __reduce__(self) -> Any:
+        """Loader processes that are not forked open the shards themselves: each tensor sent would take a descriptor."""
+        return ShardedPairs, (self._folder,)
 
     def __len__(self) -> int:
         """Number of pairs."""

@@ -305,7 +305,9 @@ def _write_licences(path: Path, manifest: Mapping[str, Any]) -> None:
             )
             if found is not None:
                 lines += ["    A licence lay beside the images:", ""]
-                lines += [f"    | {line}" for line in found.read_text(errors="replace")[:20000].splitlines()]
+                lines += [
+                    f"    | {line}" for line in found.read_text(encoding="utf-8", errors="replace")[:20000].splitlines()
+                ]
             elif known is None:
                 lines.append("    No licence lay beside the images. Whoever trained this bundle must state it here.")
             lines.append("")

@@ -7,7 +7,7 @@ import contextlib
 import io
 import logging
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,8 @@ def convert_bundle(bundle: Path, runtime: str) -> Path:
     with replacing(path) as temporary:
         with _weights_on_cpu(bundle) as weights:
             (_to_torchscript if runtime == "torchscript" else _to_onnx)(bundle, weights, temporary)
-        on_cpu = ["CPUExecutionProvider"]  # a GPU's convolutions would not be those of float32
-        converted = torch.jit.load(temporary) if runtime == "torchscript" else OnnxNetwork(temporary, on_cpu)
+        # on the CPU: a GPU's convolutions would not be those of float32
+        converted = torch.jit.load(temporary) if runtime == "torchscript" else OnnxNetwork(temporary)
         difference = largest_difference(bundle, converted)
         if not difference <= TOLERANCE:
             raise InputError(
@@ -104,13 +104,13 @@ class OnnxNetwork(nn.Module):
 
     Args:
         path: ``model.onnx``, with the input ``image`` and the output ``pred``.
-        providers: onnxruntime's execution providers in order of preference; by default all that are installed.
+        device: where to compute; without onnxruntime's CUDA provider on the CPU.
 
     Raises:
         InputError: no such file, no ONNX model, or onnxruntime is not installed.
     """
 
-    def __init__(self, path: str | Path, providers: list[str] | None = None) -> None:
+    def __init__(self, path: str | Path, device: torch.device | str = "cpu") -> None:
         super().__init__()
         try:
             import onnxruntime
@@ -119,9 +119,8 @@ class OnnxNetwork(nn.Module):
         if not Path(path).is_file():
             raise InputError(f"{path}: no such file; make it with 'vessel-uda convert BUNDLE --to onnx'")
         try:
-            self.session = onnxruntime.InferenceSession(
-                str(path), providers=providers or onnxruntime.get_available_providers()
-            )
+            providers = _providers(torch.device(device), onnxruntime.get_available_providers())
+            self.session = onnxruntime.InferenceSession(str(path), providers=providers)
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise InputError(f"{path}: expected an ONNX model ({str(error).splitlines()[0]})") from error
 
@@ -129,6 +128,16 @@ class OnnxNetwork(nn.Module):
         """Logits (batch, 2, height, width) of patches (batch, 1, height, width), on the patches' device."""
         (logits,) = self.session.run(["pred"], {"image": np.ascontiguousarray(patches.detach().cpu().numpy())})
         return torch.from_numpy(logits).to(patches.device)
+
+
+def _providers(device: torch.device, available: Sequence[str]) -> list[Any]:
+    """Execution providers of onnxruntime in order of preference.
+
+    Without TensorRT, which onnxruntime would prefer: it builds an engine for every new number of windows, for minutes.
+    """
+    on_gpu = device.type == "cuda" and "CUDAExecutionProvider" in available
+    gpu = [("CUDAExecutionProvider", {"device_id": device.index or 0})] if on_gpu else []
+    return [*gpu, "CPUExecutionProvider"]
 
 
 def _record(path: Path) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..files import check_path, load_json, save_json, sha256
+from ..files import check_path, load_json, remove_abandoned, save_json, sha256
 from .tracking import StageTracker
 
 MARK = "stage.json"
@@ -54,6 +54,7 @@ class Stage:
                 the tracking store does not answer.
         """
         check_path(self.output_dir)
+        remove_abandoned(self.output_dir)
         begun = self.output_dir / BEGUN
         self._continued = begun.exists()
         check_begun(self.output_dir, self.settings, self.inputs)

@@ -285,16 +285,19 @@ def _common(
         )
     if batch_size < 1:
         raise InputError(f"batch_size: expected at least 1, got {batch_size}")
+    device = torch.device(device)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # pinning memory opens a context on the current GPU
     loader = DataLoader(
         dataset,
         batch_size=share_of_batch(batch_size),
         sampler=PatchSampler(iterations_per_epoch * batch_size, idist.get_world_size(), idist.get_rank()),
         num_workers=num_workers,
         persistent_workers=False,  # workers must see the sampler's new epoch
-        pin_memory=torch.device(device).type == "cuda",
+        pin_memory=device.type == "cuda",
     )
     return {
-        "device": torch.device(device),
+        "device": device,
         "network": parallel(network.to(device)),
         "train_data_loader": loader,
         "max_epochs": min(iterations // iterations_per_epoch, max_epochs or iterations),

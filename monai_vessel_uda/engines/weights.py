@@ -10,14 +10,22 @@ from .. import __version__
 from ..errors import InputError
 from ..files import load_json, load_tensors, save_json, save_tensors, sha256
 
+TRAITS = ("num_groups", "stride", "dilation", "num_heads")
+"""What a layer computes with that leaves no trace in the names and shapes of its weights."""
+
 
 def architecture(network: nn.Module) -> dict[str, Any]:
-    """What identifies an architecture: class, number of parameters, and a hash of all tensor names and shapes."""
-    shapes = [f"{name} {tuple(tensor.shape)}" for name, tensor in sorted(network.state_dict().items())]
+    """What a record says of an architecture: class, number of parameters, and a hash of the layers' :data:`TRAITS`."""
+    traits = [
+        f"{name} {trait}={getattr(layer, trait)}"
+        for name, layer in network.named_modules()
+        for trait in TRAITS
+        if hasattr(layer, trait)
+    ]
     return {
         "network": f"{type(network).__module__}.{type(network).__qualname__}",
         "parameters": sum(p.numel() for p in network.parameters()),
-        "shapes_sha256": hashlib.sha256("\n".join(shapes).encode()).hexdigest(),
+        "traits_sha256": hashlib.sha256("\n".join(traits).encode()).hexdigest(),
     }
 
 
@@ -58,23 +66,17 @@ def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
                 f"{path}: these are not the weights that {record.name} describes; restore the file, or delete its "
                 "stage's folder to train it again"
             )
-        saved, wanted = described.get("architecture", {}), architecture(network)
-        if saved and saved != {**wanted, "network": _same_or_base(network, saved.get("network"))}:
+        wanted = architecture(network)["traits_sha256"]
+        if described.get("architecture", {}).get("traits_sha256", wanted) != wanted:
             raise InputError(
-                f"{path}: weights of another architecture: expected {wanted['network']} with "
-                f"{wanted['parameters']} parameters, got {saved['network']} with {saved['parameters']}"
+                f"{path}: weights of another architecture: the network's strides, dilations, groups or attention heads "
+                "are not those that they were trained with"
             )
     try:
         network.load_state_dict(state, strict=True)
     except (RuntimeError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: weights of another architecture ({str(error).splitlines()[0]})") from error
     return network
-
-
-def _same_or_base(network: nn.Module, name: str | None) -> str:
-    """``name`` if the network is of this class or derived from it, else the network's own."""
-    names = [f"{base.__module__}.{base.__qualname__}" for base in type(network).__mro__]
-    return name if name in names else names[0]  # type: ignore[return-value]
 
 
 def description_of(weights: str | Path) -> dict[str, Any]:
@@ -90,20 +92,28 @@ def learnt_timesteps(weights: str | Path) -> int | None:
     return learnt
 
 
-def check_timesteps(weights: str | Path, timesteps: int) -> None:
-    """Refuse to use a generator at timesteps that it was not trained on, as its description says.
+def check_generator(weights: str | Path, timesteps: int, schedule: str) -> None:
+    """Refuse to use a generator at noise that it was not trained on, as its description says.
 
     Args:
         weights: of the generator.
         timesteps: how many are asked of it, from the least noisy on.
+        schedule: name of the noise schedule.
 
     Raises:
-        InputError: more timesteps than it learnt.
+        InputError: more timesteps than it learnt, or another schedule.
     """
-    learnt = learnt_timesteps(weights)
-    if learnt is not None and timesteps > learnt:
+    described = Path(weights).with_suffix(".json")
+    learnt = load_json(described).get("schedule", schedule) if described.exists() else schedule
+    if learnt != schedule:
         raise InputError(
-            f"{weights}: this generator learnt the {learnt} least noisy timesteps, and {timesteps} are asked "
+            f"{weights}: this generator learnt the noise of the {learnt} schedule, and the {schedule} one is asked of "
+            f"it; set schedule_name to {learnt}, or train it anew"
+        )
+    most = learnt_timesteps(weights)
+    if most is not None and timesteps > most:
+        raise InputError(
+            f"{weights}: this generator learnt the {most} least noisy timesteps, and {timesteps} are asked "
             "of it; train it on more (source_timesteps, generation_timesteps) or ask for fewer (t0, "
             "generation_timesteps)"
         )

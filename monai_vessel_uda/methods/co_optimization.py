@@ -281,7 +281,8 @@ class CoOptimization:
                 output_dir=path.parent,
                 label=f"round {k}: fine-tuning the generator",
             ).run()
-            learnt = {"trained_timesteps": self.mining.generation_timesteps}
+            schedule = self.mining.schedule
+            learnt = {"trained_timesteps": self.mining.generation_timesteps, "schedule": schedule.name}
             self._save_weights(ema.ema_model, path, {"round": k, **learnt})
             (path.parent / "checkpoint.pt").unlink(missing_ok=True)
         self.load_weights(self.generator.to(self.device), path)

@@ -110,7 +110,6 @@ class LatentMining:
         schedule: noise levels of both generators.
         steps: DDIM steps between clean image and noise (50).
         t0: steps of deterministic noising (15), fewer than ``steps``.
-        spacing: of the timestep grid that t0 counts in, see :func:`~monai_vessel_uda.diffusion.timestep_grid`.
         clamp: clamp the implied clean image while inverting.
         refinements: fixed-point iterations of each inversion step.
         eight_bit_latents: round latents to 8 bits in [-1, 1] and clip them, as the authors' release does; a fifth of
@@ -125,13 +124,12 @@ class LatentMining:
         seed: of ancestral noise and of pure noise.
 
     Raises:
-        InputError: t0 not below ``steps``, an unknown decoder or spacing, or more timesteps than there are.
+        InputError: t0 not below ``steps``, an unknown decoder or decoding_spacing, or more timesteps than there are.
     """
 
     schedule: NoiseSchedule
     steps: int = 50
     t0: int = 15
-    spacing: Spacing = "trailing"
     clamp: bool = False
     refinements: int = 0
     eight_bit_latents: bool = False
@@ -213,7 +211,7 @@ class LatentMining:
         return solve(eps, x_t, self.schedule, pairs, clamp)
 
     def _grid(self) -> list[int]:
-        return timestep_grid(self.schedule.num_train_timesteps, self.steps, self.spacing)
+        return timestep_grid(self.schedule.num_train_timesteps, self.steps)
 
     def _decoding_grid(self) -> list[int]:
         return timestep_grid(self.inverted_timesteps, self.decoding_steps or self.t0, self.decoding_spacing)

@@ -48,7 +48,7 @@ def mine_pairs(
     r"""Mine pairs :math:`(x^{A→B}, y^A)` into a folder of shards, shared out between processes; finished ones are kept.
 
     Each shard holds ``source``, ``label``, ``latent``, ``image`` of shape (batch, 1, \*spatial) as floats (masks as
-    bytes), and ``corrected``.
+    bytes), ``corrected``, and ``timestep``, that of the latents.
 
     Args:
         mining: steps, t0, decoder.
@@ -74,7 +74,8 @@ def mine_pairs(
         x_a, y_a = (torch.stack([patch[key] for patch in patches]).float().to(device) for key in ("image", "label"))
         latents = mining.latents(eps_a, x_a, y_a)
         image, corrected = intensity.correct(mining.decode(eps_b, latents, None, numbers))
-        return {"source": x_a, "label": y_a.byte(), "latent": latents, "image": image, "corrected": corrected}
+        found = {"source": x_a, "label": y_a.byte(), "latent": latents, "image": image, "corrected": corrected}
+        return {**found, "timestep": torch.tensor(mining.inverted_timesteps - 1)}
 
     _move_to(device, eps_a, eps_b)
     return write_shards(shard, output_dir, pairs, batch_size, label)
@@ -254,6 +255,27 @@ def _open_mined(folder: Path) -> list[dict[str, Tensor]]:
         if size > expected or (size < expected and path != paths[-1]):
             raise InputError(f"{path}: expected {expected} pairs as in the first shard, got {size}; mine them anew")
     return shards
+
+
+def check_mined(mined: str | Path, mining: LatentMining, start: Start) -> None:
+    """Refuse to decode mined latents from another timestep than they were mined at, which their shards say.
+
+    Args:
+        mined: folder of the mined shards.
+        mining: steps and t0 of the rounds.
+        start: what the rounds generate from.
+
+    Raises:
+        InputError: no shards, a damaged one, or latents of another timestep.
+    """
+    asked = mining.inverted_timesteps - 1
+    for shard in _open_mined(Path(mined)):
+        found = int(shard.get("timestep", torch.tensor(asked)))
+        if start != "noise" and found != asked:
+            raise InputError(
+                f"{mined}: these latents were mined at timestep {found}, and the rounds would decode them from "
+                f"{asked}; give both stages the same t0 and steps"
+            )
 
 
 def _shard_paths(folder: Path, count: int, prefix: str = "") -> list[Path]:

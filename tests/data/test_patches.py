@@ -1,3 +1,5 @@
+import pickle
+
 import pytest
 import torch
 from monai.data import MetaTensor
@@ -106,6 +108,8 @@ def test_shards_read_as_one_list(tmp_path):
         image = torch.full((3, 1, 4, 4), float(shard)) + torch.arange(3.0).view(3, 1, 1, 1) / 10
         torch.save({"image": image, "label": torch.ones(3, 1, 4, 4).byte()}, tmp_path / f"{shard:05d}.pt")
     pairs = ShardedPairs(str(tmp_path))
+    assert len(pickle.dumps(pairs)) < 1000, "loader processes get the folder, not the tensors"
+    assert torch.equal(pickle.loads(pickle.dumps(pairs))[0]["image"], pairs[0]["image"])
     assert len(pairs) == 6
     assert [round(float(pair["image"][0, 0, 0]), 1) for pair in pairs] == [0.0, 0.1, 0.2, 1.0, 1.1, 1.2]
     assert pairs[5]["label"].dtype == torch.float32

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from monai_vessel_uda.engines.weights import check_timesteps, load_weights, save_weights
+from monai_vessel_uda.engines.weights import check_generator, load_weights, save_weights
 from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.files import load_json, save_json, sha256
 
@@ -44,13 +44,33 @@ def test_a_file_that_holds_no_state_dict(tmp_path, content):
         load_weights(nn.Linear(2, 3), tmp_path / "w.pt")
 
 
-def test_timesteps_that_were_not_learnt_are_refused(tmp_path):
+def test_weights_of_a_network_that_computes_otherwise_are_refused_though_all_shapes_agree(tmp_path):
+    def network(stride=2, groups=2):
+        return nn.Sequential(nn.Conv2d(1, 4, 3, stride=stride, padding=1), nn.GroupNorm(groups, 4))
+
+    path = save_weights(network(), tmp_path / "w.pt")
+    load_weights(network(), path)
+    for other in (network(stride=1), network(groups=4)):
+        with pytest.raises(InputError, match="another architecture: the network's strides, dilations, groups"):
+            load_weights(other, path)
+
+
+def test_weights_without_a_record_of_these_traits_are_those_of_an_earlier_version(tmp_path):
+    path = save_weights(nn.Linear(2, 3), tmp_path / "w.pt")
+    record = load_json(tmp_path / "w.json")
+    save_json({**record, "architecture": {"network": "other", "parameters": 9}}, tmp_path / "w.json")
+    load_weights(nn.Linear(2, 3), path)
+
+
+def test_noise_that_was_not_learnt_is_refused(tmp_path):
     weights = tmp_path / "weights.pt"
-    check_timesteps(weights, 1000)
+    check_generator(weights, 1000, "linear")
     save_json({"trained_timesteps": None}, tmp_path / "weights.json")
-    check_timesteps(weights, 1000)
-    save_json({"trained_timesteps": 600}, tmp_path / "weights.json")
-    check_timesteps(weights, 600)
+    check_generator(weights, 1000, "linear")
+    save_json({"trained_timesteps": 600, "schedule": "cosine"}, tmp_path / "weights.json")
+    check_generator(weights, 600, "cosine")
     for asked in (601, 1000):
         with pytest.raises(InputError, match="learnt the 600 least noisy"):
-            check_timesteps(weights, asked)
+            check_generator(weights, asked, "cosine")
+    with pytest.raises(InputError, match="learnt the noise of the cosine schedule, and the linear one is asked of it"):
+        check_generator(weights, 600, "linear")

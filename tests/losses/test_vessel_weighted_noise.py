@@ -1,3 +1,5 @@
+import ignite.distributed as idist
+import pytest
 import torch
 
 from monai_vessel_uda.diffusion import NoiseSchedule
@@ -63,3 +65,17 @@ def test_dilation_in_one_to_three_dimensions():
         mask[(0, 0, *[3] * dims)] = 1
         assert dilate(mask, 2).sum() == 5**dims
         assert torch.equal(dilate(mask, 0), mask)
+
+
+def test_losses_of_two_processes_average_to_that_of_the_whole_batch(monkeypatch):
+    """Whose halves hold different numbers of vessels."""
+    generator = torch.Generator().manual_seed(0)
+    prediction, noise = torch.randn(2, 4, 1, 12, 12, generator=generator)
+    mask = torch.zeros(4, 1, 12, 12)
+    mask[0, 0, 4], mask[3, 0, 4, 4] = 1, 1
+    whole = vessel_weighted_noise_loss(prediction, noise, mask, 0.0)
+    near_vessels = dilate(mask, 2).sum()
+    monkeypatch.setattr(idist, "all_reduce", lambda _: near_vessels)
+    monkeypatch.setattr(idist, "get_world_size", lambda: 2)
+    halves = [vessel_weighted_noise_loss(prediction[h], noise[h], mask[h], 0.0) for h in (slice(2), slice(2, 4))]
+    assert float(sum(halves) / 2) == pytest.approx(float(whole), rel=1e-5)

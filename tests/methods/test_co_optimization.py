@@ -6,9 +6,11 @@ from itertools import groupby
 import pytest
 import torch
 
+from monai_vessel_uda.data.patches import ShardedPairs
 from monai_vessel_uda.errors import InputError
-from monai_vessel_uda.files import load_json
+from monai_vessel_uda.files import load_json, load_tensors
 from monai_vessel_uda.methods.latent_mining import LatentMining
+from monai_vessel_uda.metrics.label_free import mask_faithfulness
 
 from .generators import SCHEDULE
 from .rounds import (
@@ -86,6 +88,31 @@ def test_the_segmenter_learns_generated_images_of_source_masks(finished):
             image, vessel = patch["image"], patch["label"] > 0
             assert image[vessel].mean() > image[~vessel].mean() + 0.3, "it shows its mask"
             assert not any(torch.equal(image, item["image"]) for item in finished.source)
+
+
+def test_the_segmenter_learns_the_same_pairs_in_another_order_each_round(finished):
+    first, second = ([patch["label"] for patch in details["patches"]] for details in finished.of("refine"))
+    assert not all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+
+
+def test_generated_images_are_brought_into_the_targets_intensities(finished):
+    """Those from the latents of a brighter source would otherwise leave them."""
+    every_patch = torch.stack([item["image"].unfold(1, 16, 1).unfold(2, 16, 1) for item in finished.target])
+    brightest = every_patch.mean(dim=(-1, -2)).max()
+    shards = [load_tensors(path) for path in sorted((finished.folder / "rounds").glob("round_*/pairs/*.pt"))]
+    assert any(shard["corrected"].any() for shard in shards)
+    assert all((shard["image"].flatten(1).mean(1) <= brightest + 1e-4).all() for shard in shards)
+
+
+def test_faithfulness_is_how_far_the_segmenter_before_sees_the_masks_in_what_was_drawn_for_them(finished):
+    for k in (1, 2):
+        folder = finished.folder / "rounds" / f"round_{k:02d}"
+        pairs = ShardedPairs(str(folder / "pairs"))[:4]
+        level = level_of(finished.folder / "rounds" / f"round_{k - 1:02d}" / "segmenter" / "weights.pt")
+        seen = torch.stack([torch.sigmoid(40 * (pair["image"] - level)) for pair in pairs])
+        masks = torch.stack([pair["label"] for pair in pairs])
+        found = load_json(folder / "measures.json")["measures"]["faithfulness"]
+        assert found == pytest.approx(mask_faithfulness(seen, masks), abs=1e-4)
 
 
 def test_the_best_candidate_by_measures_without_labels_starts(tmp_path):

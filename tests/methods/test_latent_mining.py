@@ -43,6 +43,36 @@ def test_intensity_correction_touches_only_what_left_the_range():
     assert abs(corrected[1].mean() - limits.mean[1]) < 1e-3
 
 
+def test_patches_of_too_much_contrast_are_brought_back_to_the_range():
+    real = 0.2 * torch.randn(200, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    limits = IntensityRange.of(real)
+    deviations = real.flatten(1).std(1)
+    assert limits.deviation == tuple(deviations.quantile(torch.tensor([0.01, 0.99])).tolist())
+    (corrected,), flags = limits.correct(3 * real[:1])
+    assert flags.tolist() == [True]
+    assert float(corrected.std()) == pytest.approx(limits.deviation[1], rel=1e-4)
+    assert torch.allclose(corrected - corrected.mean(), (real[0] - real[0].mean()) * corrected.std() / real[0].std())
+
+
+def test_an_error_at_the_noisiest_timesteps_does_not_leave_the_range_of_images():
+    """Where alpha-bar is nearly zero eq. 5 would make a hundredfold of it."""
+
+    def wrong(x_t, timesteps, mask):
+        return x_t + 0.5
+
+    drawn = LatentMining(SCHEDULE, generation_steps=5).from_noise(wrong, torch.zeros(2, 1, 8, 8), range(2))
+    assert drawn.abs().max() <= 1
+
+
+def test_pure_noise_depends_on_the_seed():
+    masks = torch.zeros(1, 1, 8, 8)
+    first, second = (
+        LatentMining(SCHEDULE, generation_steps=3, seed=seed).from_noise(GaussianGenerator(0.0), masks, [0])
+        for seed in (0, 1)
+    )
+    assert not torch.equal(first, second)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

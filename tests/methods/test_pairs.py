@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from monai_vessel_uda.data.patches import PatchDataset, RandSymmetryd
+from monai_vessel_uda.data.patches import PatchDataset, RandSymmetryd, ShardedPairs
 from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.methods import latent_mining
 from monai_vessel_uda.methods import pairs as pairs_module
-from monai_vessel_uda.methods.latent_mining import LatentMining
-from monai_vessel_uda.methods.pairs import measure_mined, mine_pairs, regenerate_pairs, write_shards
+from monai_vessel_uda.methods.latent_mining import IntensityRange, LatentMining
+from monai_vessel_uda.methods.pairs import check_mined, measure_mined, mine_pairs, regenerate_pairs, write_shards
 
 from .generators import ANY, SCHEDULE, GaussianGenerator
 
@@ -96,6 +96,43 @@ def test_measures_show_that_mining_came_closer(source, tmp_path):
     assert measures["mined_intensity_euclidean"] < measures["source_intensity_euclidean"]
     assert measures["corrected"] == 0
     assert (tmp_path / "measures.json").exists()
+
+
+def test_latents_are_decoded_from_the_timestep_that_they_were_mined_at(mined):
+    check_mined(mined, MINING, "latents")
+    other = LatentMining(SCHEDULE, steps=10, t0=5, generation_steps=3)
+    check_mined(mined, other, "noise")
+    for start in ("latents", "both"):
+        with pytest.raises(InputError, match="mined at timestep 299, and the rounds would decode them from 499"):
+            check_mined(mined, other, start)
+
+
+def test_images_from_noise_begin_at_the_brightness_of_a_real_patch(mined, tmp_path):
+    """Each of another patch; the exact denoiser of a wide distribution keeps it."""
+    intensity = IntensityRange((-9.0, 9.0), (0.0, 9.0), means=(-0.8, 0.8))
+    mining = LatentMining(SCHEDULE, generation_steps=3, generation_timesteps=300)
+    generator = GaussianGenerator(0.0, deviation=1.0)
+    folder = regenerate_pairs(
+        mining, generator, mined, intensity, start="noise", output_dir=tmp_path / "pairs", round_number=1
+    )
+    drawn = [pair["image"].mean() for pair in ShardedPairs(str(folder))]
+    wanted = intensity.brightness(range(5, 10))  # round 1 of five masks
+    assert len(set(wanted.tolist())) == 2
+    assert torch.equal(torch.stack(drawn).sign(), wanted.sign())
+
+
+def test_images_of_a_round_are_brought_into_the_range(mined, tmp_path):
+    folder = regenerate_pairs(
+        MINING,
+        GaussianGenerator(0.0),
+        mined,
+        IntensityRange((0.5, 0.6), (0.0, 9.0)),
+        start="latents",
+        output_dir=tmp_path / "pairs",
+        round_number=1,
+    )
+    for pair in ShardedPairs(str(folder)):
+        assert 0.4 < pair["image"].mean() < 0.6
 
 
 def test_unknown_start(tmp_path):

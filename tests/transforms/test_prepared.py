@@ -40,4 +40,6 @@ def test_what_determines_the_images_names_the_folder(manifest, tmp_path):
         prepared_images(manifest, "source", variant, patch_size, tmp_path / "cache")
     changed = {**manifest, "source": [{**item, "sha256": "other"} for item in manifest["source"]]}
     prepared_images(changed, "source", "aligned", 16, tmp_path / "cache")
-    assert len(list((tmp_path / "cache").iterdir())) == 4
+    record = {**manifest["preprocessing"], "version": "other"}
+    prepared_images({**manifest, "preprocessing": record}, "source", "aligned", 16, tmp_path / "cache")
+    assert len(list((tmp_path / "cache").iterdir())) == 5

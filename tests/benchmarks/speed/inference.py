@@ -83,7 +83,7 @@ def runtimes(bundle: Path, device: str) -> tuple[dict[str, nn.Module], dict[str,
     for name in FILES:
         try:
             path = convert_bundle(bundle, name)
-            loaded = OnnxNetwork(path) if name == "onnx" else torch.jit.load(path, map_location=device).eval()
+            loaded = OnnxNetwork(path, device) if name == "onnx" else torch.jit.load(path, map_location=device).eval()
             found[name] = loaded
         except (InputError, ImportError) as error:
             failed[name] = str(error)
