@@ -5,8 +5,8 @@ The pipeline is imported inside the commands, so that ``--help`` does not wait f
 """
 
 import json
-import logging
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -16,8 +16,6 @@ from typer.core import TyperGroup
 from . import __version__
 from .errors import InputError, mendable
 from .progress import log_to_stderr
-
-logger = logging.getLogger("monai_vessel_uda")
 
 
 class OneLineErrors(TyperGroup):
@@ -217,9 +215,7 @@ def adapt(
         overrides["rounds"] = rounds
     resolve_settings(preset, {**overrides, **device_override(device)})  # refused before images are looked at
     if (workspace / "manifest.json").exists():
-        _check_prepared(workspace, {"evaluation": evaluation, "supervised": upper_bound}, seed)
-        if source or target or evaluation or upper_bound:
-            logger.info("%s was prepared before; its images are used, folders given here are not read", workspace)
+        _check_prepared(workspace, pipeline.find_images(source or (), target, evaluation, upper_bound), seed)
     elif source and target is not None:
         pipeline.prepare(workspace, source, target, evaluation, upper_bound, seed=seed or 0)
     elif source or target or evaluation or upper_bound:
@@ -374,19 +370,21 @@ def report(workspace: Annotated[Path, typer.Argument(help="Folder of an adaptati
     typer.echo(write_report(workspace))
 
 
-def _check_prepared(workspace: Path, asked: Mapping[str, Path | None], seed: int | None) -> None:
-    """Refuse masked images or a seed that a workspace was prepared without: they would be left out in silence."""
-    from .files import load_json
+def _check_prepared(workspace: Path, asked: Mapping[str, Sequence[Mapping[str, Any]]], seed: int | None) -> None:
+    """Refuse images or a seed that a workspace was not prepared with: they would be left out in silence."""
+    from .data.manifest import load_manifest
 
-    manifest = load_json(workspace / "manifest.json")
+    manifest = load_manifest(workspace / "manifest.json")
     if seed is not None and seed != manifest.get("seed"):
         raise InputError(f"--seed {seed}: {workspace} was prepared with {manifest.get('seed')}; take a new workspace")
-    for name, folder in asked.items():
-        if folder is not None and not manifest.get(name):
+    for name, items in asked.items():
+        given, known = ({os.path.abspath(item["image"]) for item in found} for found in (items, manifest[name]))
+        if given and given != known:
             option = {"supervised": "upper-bound"}.get(name, name)
             raise InputError(
-                f"--{option} {folder}: {workspace} was prepared without; take a new workspace, or score the finished "
-                "segmenter with 'vessel-uda evaluate'"
+                f"--{option}: {workspace} was prepared {'with other images' if known else 'without'} "
+                f"(such as {min(given ^ known)}); take a new workspace, or score the finished segmenter with "
+                "'vessel-uda evaluate'"
             )
 
 
@@ -398,6 +396,8 @@ def _overrides(settings: list[str]) -> dict[str, Any]:
             raise InputError(f"--set: expected id=value, got {setting!r}")
         if name == "seed":
             raise InputError("--set seed: give --seed, which the images are prepared with, too")
+        if name == "device":
+            raise InputError("--set device: give --device cpu or cuda")
         overrides[name] = _value(text)
     return overrides
 

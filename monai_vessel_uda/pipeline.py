@@ -69,7 +69,6 @@ def prepare(
     Raises:
         InputError: anything that cannot be used; names the file.
     """
-    from .data.layouts import find_items
     from .data.manifest import build_manifest, save_manifest
     from .progress import Progress
     from .transforms.preprocessing import estimate_preprocessing
@@ -82,31 +81,45 @@ def prepare(
         )
     if supervised is not None and evaluation is None:
         raise InputError(f"upper bound {supervised}: expected images to score it on, too (--evaluation)")
-    sources = [item for folder in source for item in find_items(folder, domain="source", labels="required")]
-    targets = find_items(target, domain="target", labels="forbidden")
-    known = {
-        name: find_items(folder, domain="target", labels="required", preferred=part) if folder is not None else []
-        for name, folder, part in (("evaluation", evaluation, "test"), ("supervised", supervised, "train"))
-    }
+    found = find_images(source, target, evaluation, supervised)
     progress = Progress("looking at the images", 100)
     record = estimate_preprocessing(
-        sources,
-        targets,
+        found["source"],
+        found["target"],
         seed=seed,
         progress=lambda share, what: progress.update(round(100 * share) - progress.done),
         **preprocessing,
     )
     manifest = build_manifest(
-        source=sources,
-        target=targets,
-        evaluation=known["evaluation"],
-        supervised=known["supervised"],
+        source=found["source"],
+        target=found["target"],
+        evaluation=found["evaluation"],
+        supervised=found["supervised"],
         preprocessing=record,
         seed=seed,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     save_manifest(manifest, path)
     return path
+
+
+def find_images(
+    source: Sequence[str | Path],
+    target: str | Path | None,
+    evaluation: str | Path | None = None,
+    supervised: str | Path | None = None,
+) -> dict[str, list[dict[str, Any]]]:
+    """Items of the manifest's four lists in the folders of :func:`prepare`; none of a list without a folder."""
+    from .data.layouts import find_items
+
+    return {
+        "source": [item for folder in source for item in find_items(folder, domain="source", labels="required")],
+        "target": [] if target is None else find_items(target, domain="target", labels="forbidden"),
+        **{
+            name: [] if folder is None else find_items(folder, domain="target", labels="required", preferred=part)
+            for name, folder, part in (("evaluation", evaluation, "test"), ("supervised", supervised, "train"))
+        },
+    }
 
 
 def adapt(
@@ -157,6 +170,7 @@ def adapt(
     for start in parser.get_parsed_content("start_segmenter"):
         if start not in trained:
             raise InputError(f"start_segmenter: {start!r} is one of the baselines, which are not to be trained")
+    _check_networks(parser)
     _check_sizes(manifest, trained, parser.get_parsed_content("patch_size"))
     tracking = AdaptationTracker(workspace, settings.get("track", True)).start({"preset": preset, **settings})
     save_json({"version": 1, "preset": preset, "settings": settings}, workspace / "settings.json")
@@ -193,6 +207,18 @@ def check_step(workspace: Path, step: Step, settings: Mapping[str, Any]) -> None
     with surfacing_input_errors():
         parser.parse(True)
         check_begun(parser.get_parsed_content("output_dir"), parser.get_parsed_content("settings"))
+
+
+def _check_networks(parser: Any) -> None:
+    """Refuse networks that cannot be built as they were asked for."""
+    import torch
+
+    for name in ("generator_def", "segmenter_def"):
+        try:
+            with torch.device("meta"):  # takes no memory
+                parser.get_parsed_content(name)
+        except Exception as error:  # MONAI wraps whatever the network says of its arguments
+            raise InputError(f"{name}: {' '.join(str(error.__cause__ or error).split())}") from error
 
 
 def _check_sizes(manifest: Mapping[str, Any], training_sets: Sequence[str], patch_size: int) -> None:

@@ -47,11 +47,13 @@ def segment(
     Raises:
         InputError: nothing to segment, an option out of range, or a converted segmenter of other weights.
     """
+    if suffix is not None and not suffix.startswith("."):
+        raise InputError(f"suffix: expected one such as .png, got {suffix!r}")
     if threshold is not None and not 0 < threshold < 1:
         raise InputError(f"threshold: expected a probability between 0 and 1, got {threshold}")
     overrides = {
-        "dataset_dir": str(source),
-        "output_dir": str(output),
+        "dataset_dir": str(Path(source).absolute()),  # a relative one may begin as MONAI's expressions do
+        "output_dir": str(Path(output).absolute()),
         "probability": probability,
         "overlay": overlay,
         "output_suffix": suffix,
@@ -89,7 +91,7 @@ def evaluate(
     values = {"evaluation_dir": _text(folder), "manifest": _text(manifest), "split": split, "views": views}
     values |= {**device_override(device), **(overrides or {})}
     if output is not None:
-        values["output"] = str(output)
+        values["output"] = _text(output)
     with opened_bundle(bundle) as opened:
         result: dict[str, Any] = _run_inference(opened, ["segment.json", "score.json"], values)[0]
     return result
@@ -115,4 +117,4 @@ def _run_inference(bundle: Path, overlays: Sequence[str], overrides: Mapping[str
 
 
 def _text(path: str | Path | None) -> str | None:
-    return None if path is None else str(path)
+    return None if path is None else str(Path(path).absolute())

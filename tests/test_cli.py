@@ -12,7 +12,9 @@ from typer.testing import CliRunner
 import monai_vessel_uda
 from monai_vessel_uda import demo, pipeline, segmenter
 from monai_vessel_uda.cli import app
+from monai_vessel_uda.data.manifest import FORMAT, VERSION
 from monai_vessel_uda.errors import InputError
+from monai_vessel_uda.files import save_json
 
 from .conftest import TINY
 from .permissions import give_up_override
@@ -112,30 +114,59 @@ def test_adapt_prepares_first_where_nothing_was_prepared(calls, tmp_path):
     assert calls[1][1] == (tmp_path / "w", "small", {}, True, None, "vessel_segmentation")
 
 
-def test_adapt_does_not_prepare_twice(calls, tmp_path):
-    (tmp_path / "manifest.json").write_text("{}")
-    result = run("adapt", tmp_path, "--source", "a", "--target", "c")
-    assert [name for name, _, _ in calls] == ["adapt"]
-    assert "prepared before" in result.stderr
+def prepared(workspace, seed=3, **lists):
+    """Write the manifest of a workspace with these images."""
+    names = ("source", "target", "evaluation", "supervised")
+    known = {
+        name: [
+            {"image": f"{path}/1.png", "label": "1.png", "id": "1", "stat": {}, "sha256": ""} for path in lists[name]
+        ]
+        if name in lists
+        else []
+        for name in names
+    }
+    known["target"] = [{key: entry[key] for key in entry if key != "label"} for entry in known["target"]]
+    save_json(
+        {"format": FORMAT, "version": VERSION, "seed": seed, "preprocessing": {}, **known}, workspace / "manifest.json"
+    )
 
 
-@pytest.mark.parametrize("option", ["--evaluation", "--upper-bound"])
-def test_adapt_refuses_masks_that_the_workspace_was_prepared_without(calls, tmp_path, option):
-    (tmp_path / "manifest.json").write_text('{"evaluation": [], "supervised": []}')
-    result = run("adapt", tmp_path, "--source", "a", "--target", "c", option, "masks")
+@pytest.fixture
+def one_image_in_each_folder(monkeypatch):
+    def found(source, target, *masked):
+        folders = {"source": source, "target": [target], "evaluation": [masked[0]], "supervised": [masked[1]]}
+        return {name: [{"image": f"{path}/1.png"} for path in paths if path] for name, paths in folders.items()}
+
+    monkeypatch.setattr(pipeline, "find_images", found)
+
+
+@pytest.mark.usefixtures("one_image_in_each_folder")
+def test_adapt_goes_on_with_the_images_that_it_was_prepared_with(calls, tmp_path):
+    folders = {
+        "source": tmp_path / "a",
+        "target": tmp_path / "c",
+        "evaluation": tmp_path / "e",
+        "supervised": tmp_path / "u",
+    }
+    prepared(tmp_path, **{name: [folder] for name, folder in folders.items()})
+    options = [part for name, folder in folders.items() for part in (f"--{name}", folder)]
+    result = run("adapt", tmp_path, *[{"--supervised": "--upper-bound"}.get(option, option) for option in options])
+    assert [name for name, _, _ in calls] == ["adapt"], result.stderr
+    assert run("adapt", tmp_path).exit_code == 0, "no folder need be given again"
+
+
+@pytest.mark.usefixtures("one_image_in_each_folder")
+@pytest.mark.parametrize("option", ["--source", "--target", "--evaluation", "--upper-bound"])
+def test_adapt_refuses_other_images_than_the_workspace_was_prepared_with(calls, tmp_path, option):
+    prepared(tmp_path, source=["/there/a"], target=["/there/c"], evaluation=["/there/e"])
+    result = run("adapt", tmp_path, option, "/there/other")
     assert result.exit_code == 2 and not calls
-    assert result.stderr.startswith(f"error: {option} masks: ")
-
-
-def test_adapt_goes_on_with_the_masks_that_it_was_prepared_with(calls, tmp_path):
-    (tmp_path / "manifest.json").write_text('{"evaluation": ["e"], "supervised": ["s"]}')
-    result = run("adapt", tmp_path, "--evaluation", "e", "--upper-bound", "u")
-    assert [name for name, _, _ in calls] == ["adapt"]
-    assert "prepared before" in result.stderr
+    what = "without" if option == "--upper-bound" else "with other images"
+    assert result.stderr.startswith(f"error: {option}: {tmp_path} was prepared {what} (such as /there/")
 
 
 def test_adapt_passes_overrides(calls, tmp_path):
-    (tmp_path / "manifest.json").write_text("{}")
+    prepared(tmp_path)
     settings = ["t0=9", "decoder=ancestral", "segmenter_def#channels=[8, 16]", "amp=true", "pairs_dir=a=b"]
     options = [part for setting in settings for part in ("--set", setting)]
     fixed = ["--rounds", 2, "--no-baselines", "--device", "cpu", "--registered-model", "clinic"]
@@ -146,7 +177,7 @@ def test_adapt_passes_overrides(calls, tmp_path):
 
 
 def test_adapt_refuses_zero_rounds(calls, tmp_path):
-    (tmp_path / "manifest.json").write_text("{}")
+    prepared(tmp_path)
     result = run("adapt", tmp_path, "--rounds", 0)
     assert (result.exit_code, calls) == (2, [])
     assert "rounds: expected a whole number of at least 1, got 0" in result.stderr
@@ -154,7 +185,7 @@ def test_adapt_refuses_zero_rounds(calls, tmp_path):
 
 @pytest.mark.parametrize(("asked", "code"), [([], 0), (["--seed", 3], 0), (["--seed", 0], 2)])
 def test_adapt_refuses_a_seed_that_it_was_not_prepared_with(calls, tmp_path, asked, code):
-    (tmp_path / "manifest.json").write_text('{"seed": 3}')
+    prepared(tmp_path, seed=3)
     result = run("adapt", tmp_path, *asked)
     assert result.exit_code == code
     assert ("prepared with 3; take a new workspace" in result.stderr) == bool(code)
@@ -175,7 +206,7 @@ def test_adapt_refuses_settings_before_it_looks_at_images(calls, tmp_path):
 
 
 def test_adapt_prints_the_scores(calls, tmp_path):
-    (tmp_path / "manifest.json").write_text("{}")
+    prepared(tmp_path)
     (tmp_path / "scores.md").write_text("| source-only | 3.1 |")
     assert "| source-only | 3.1 |" in run("adapt", tmp_path).stdout
 

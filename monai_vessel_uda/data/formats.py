@@ -30,6 +30,9 @@ ITK_SUFFIXES = (".mha", ".mhd", ".dcm")
 Decoded = tuple[np.ndarray, tuple[float, float], dict[str, Any]]
 
 _EXIF_ORIENTATION = 0x0112
+_TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_SAMPLE_FORMAT = 258, 262, 339
+_WHITE_IS_ZERO = 0
+_UNSIGNED, _SIGNED = 1, 2
 _RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0])  # NIfTI's world axes against ITK's
 
 
@@ -80,10 +83,22 @@ def read_pil(path: Path) -> Decoded:
     previous, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
     try:
         with _open_pil(path) as image:
+            if image.format == "TIFF":
+                _check_pixel_type(image, path)
             image.load()
             return _pil_array(ImageOps.exif_transpose(image), str(image.format)), (1.0, 1.0), {"kind": "pil"}
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = previous
+
+
+def _check_pixel_type(image: Any, path: Path) -> None:
+    """Refuse the TIFFs whose values Pillow gives back changed: it knows no signed bytes and no unsigned 32 bits."""
+    bits, kind = (image.tag_v2.get(tag, (1,))[0] for tag in (_TIFF_BITS, _TIFF_SAMPLE_FORMAT))
+    if bits > 8 and image.tag_v2.get(_TIFF_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        raise InputError(f"{path}: a TIFF of {bits} bits in which 0 is white; export it again with 0 as black.")
+    if (bits, kind) in ((8, _SIGNED), (32, _UNSIGNED)):
+        named = "signed 8-bit" if kind == _SIGNED else "unsigned 32-bit"
+        raise InputError(f"{path}: {named} pixels; export it again with unsigned 8 or 16 bits, or 32-bit float.")
 
 
 def _pil_array(image: Any, file_format: str) -> np.ndarray:

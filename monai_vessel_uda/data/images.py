@@ -25,6 +25,10 @@ _READERS = {"pil": formats.read_pil, "nifti": formats.read_nifti, "itk": formats
 _SIZES = {"pil": formats.pil_size, "nifti": formats.nifti_size, "itk": formats.itk_size}
 _LOSSY = (".jpg", ".jpeg")
 _EIGHT_BIT = (".jpg", ".jpeg", ".bmp", ".gif")
+_CLASSES = 16
+"""An integer mask whose largest value is smaller numbers classes."""
+_MOST_VESSELS = 0.5
+"""Share of an image that vessels, capillaries included, do not exceed."""
 _MASK_VALUES: tuple[set[int], ...] = ({0}, {1}, {0, 1}, {255}, {0, 255})
 
 
@@ -91,10 +95,15 @@ def read_mask(path: str | Path) -> np.ndarray:
     Colour masks count by their brightest channel; alpha is ignored. A mask without a positive pixel is empty.
 
     Raises:
-        InputError: as for `read_image`.
+        InputError: as for `read_image`, or numbered classes instead of vessel and background.
     """
     array = read_image(path).array
     grey = array if array.ndim == 2 else array.max(axis=-1)
+    if grey.dtype.kind in "iu" and 1 < grey.max() < _CLASSES and len(values := np.unique(grey)) > 2:
+        raise InputError(
+            f"{path}: expected two values, vessel and background, got the classes {', '.join(map(str, values))}; "
+            "write those that are vessels (arteries and veins, say) as one."
+        )
     return (grey > grey.max() / 2) & (grey > 0)
 
 
@@ -120,9 +129,14 @@ def check_image(image: RetinalImage) -> None:
 
 
 def check_mask(mask: np.ndarray, path: str | Path) -> None:
-    """Raise InputError if `mask` (bool, as from `read_mask`) marks no vessel."""
+    """Raise InputError if `mask` (bool, as from `read_mask`) marks no vessel, or more than vessels can be."""
     if not mask.any():
         raise InputError(f"{path}: the mask marks no vessel; expected some. Annotate it or leave it out.")
+    if mask.mean() > _MOST_VESSELS:
+        raise InputError(
+            f"{path}: the mask marks {mask.mean():.0%} of the image as vessel; expected at most {_MOST_VESSELS:.0%}. "
+            "Vessels must be the brighter value: is it inverted, or the mask of something else?"
+        )
 
 
 def write_like(array: np.ndarray, path: str | Path, like: RetinalImage) -> None:
@@ -171,8 +185,8 @@ def _decoding(path: Path) -> Iterator[str]:
         raise
     except Exception as error:  # decoders raise anything: OSError, EOFError, SyntaxError, RuntimeError, …
         raise InputError(
-            f"{path}: cannot be read as a {suffix} image ({_one_line(error)}); it may be damaged or cut short. "
-            "Copy or export it again."
+            f"{path}: cannot be read as a {suffix} image ({_one_line(error)}); it may be damaged, cut short, or of "
+            "another pixel type than 8 or 16 bits or 32-bit float. Copy or export it again."
         ) from error
 
 

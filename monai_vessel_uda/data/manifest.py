@@ -69,15 +69,15 @@ def build_manifest(
 
     Raises:
         InputError: a file cannot be read, an image is blank, a mask of `source` or `supervised` is empty, a mask
-            is missing, `source` or `target` is empty, an image is listed twice, or an image of `evaluation` is
-            also used for training.
+            is missing, `source` or `target` is empty, an image is listed twice, a source image is also a target
+            image, or an image of `evaluation` is also used for training.
     """
     given = {"source": source, "target": target, "evaluation": evaluation, "supervised": supervised}
     lists = {name: [_entry(item, name) for item in items] for name, items in given.items()}
     for name in ("source", "target"):
         if not lists[name]:
             raise InputError(f"{name}: expected at least one image, received none.")
-    _check_evaluation_is_apart(lists)
+    _check_lists_are_apart(lists)
     _make_ids_unique(lists)
     packages = {name: version(name) for name in ("torch", "monai", "pytorch-ignite")}
     return {
@@ -209,8 +209,16 @@ def _stat(path: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns]
 
 
-def _check_evaluation_is_apart(lists: Mapping[str, list[dict[str, Any]]]) -> None:
-    evaluation = {entry["sha256"]: entry["image"] for entry in lists["evaluation"]}
+def _check_lists_are_apart(lists: Mapping[str, list[dict[str, Any]]]) -> None:
+    evaluation, target = (
+        {entry["sha256"]: entry["image"] for entry in lists[name]} for name in ("evaluation", "target")
+    )
+    for entry in lists["source"]:
+        if entry["sha256"] in target:
+            raise InputError(
+                f"{entry['image']} (source) and {target[entry['sha256']]} (target) are the same image; expected images "
+                "of two modalities."
+            )
     for name in ("source", "target", "supervised"):
         for entry in lists[name]:
             if entry["sha256"] in evaluation:

@@ -1,6 +1,8 @@
 """The inference bundle's parts: which files, how they are preprocessed, how results are written beside them."""
 
-from collections.abc import Hashable, Mapping
+import math
+import os
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +38,12 @@ def images_to_segment(source: str | Path, output_dir: str | Path | None = None) 
     source = Path(source)
     if not source.exists():
         raise InputError(f"{source}: no such file or folder")
-    paths = [source] if source.is_file() else sorted(p for p in source.rglob("*") if _is_image(p, source))
-    if output_dir is not None and (results := Path(output_dir).resolve()) != source.resolve():
-        paths = [path for path in paths if results not in path.resolve().parents]
-    stems = {(path.parent, image_stem(path)) for path in paths}
-    written = {(parent, f"{stem}_{result}") for parent, stem in stems for result in RESULTS}
-    paths = [path for path in paths if source.is_file() or (path.parent, image_stem(path)) not in written]
+    paths = [source] if source.is_file() else sorted(p for p in _files(source) if _is_image(p, source))
+    if source.is_dir():
+        if output_dir is not None and (results := Path(output_dir).resolve()) != source.resolve():
+            paths = [path for path in paths if results not in path.resolve().parents]
+        written = {path.with_name(f"{image_stem(path)}_{result}") for path in paths for result in RESULTS}
+        paths = [path for path in paths if written.isdisjoint(_may_be_result_beside(path, source))]
     if not paths:
         raise InputError(f"{source}: expected images ({', '.join(sorted(IMAGE_SUFFIXES))}), found none")
     seen: dict[tuple[Path, str], Path] = {}
@@ -89,7 +91,7 @@ def model_transforms(description: Mapping[str, Any], scale: float | None = None)
         raise InputError("model.json: expected the key 'preprocessing'; export the segmenter with 'vessel-uda adapt'")
     record = dict(description["preprocessing"])
     if scale is not None:
-        if not scale > 0:
+        if not (scale > 0 and math.isfinite(scale)):
             raise InputError(f"scale: expected a positive factor, got {scale}")
         record = {**record, "target": {**record["target"], "scale": float(scale)}}
     return target_transforms(record)
@@ -173,6 +175,26 @@ class InferenceProgress:
         """Count iterations."""
         progress = Progress("segmenting", self.total)
         engine.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: progress.update())
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """All files below a folder, also through links to other folders, each of which is entered once."""
+    entered = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in entered:
+            folders.clear()
+            continue
+        entered.add(real)
+        yield from (Path(place) / name for name in names)
+
+
+def _may_be_result_beside(path: Path, folder: Path) -> set[Path]:
+    """Where the image would lie that this file is named as a result of, without the suffix.
+
+    Results of an earlier run lie beside their image, or in any folder within, which repeats the images' sub-folders.
+    """
+    *parents, _ = path.relative_to(folder).parts
+    return {Path(folder, *parents[skipped:], image_stem(path)) for skipped in range(len(parents) + 1)}
 
 
 def _is_image(path: Path, folder: Path) -> bool:

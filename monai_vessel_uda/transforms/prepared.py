@@ -10,7 +10,7 @@ import ignite.distributed as idist
 from monai.data import Dataset
 
 from .. import __version__
-from ..data.manifest import datalist
+from ..data.manifest import datalist, verify_files
 from ..errors import InputError
 from ..files import load_tensors, save_tensors
 from .dictionary import PatchCentresd, RetinalCompose
@@ -39,7 +39,8 @@ def prepared_images(
         Dataset of dictionaries with ``image``, ``fov`` (and ``label``) of shape (1, height, width).
 
     Raises:
-        InputError: an image cannot be used, or is smaller than a patch; names the file.
+        InputError: an image cannot be used, is smaller than a patch, or is to be prepared and is not the manifest's any
+            more; names the file.
     """
     record = manifest["preprocessing"]
     if name == "source":
@@ -56,8 +57,11 @@ def prepared_images(
     made_by = [__version__, record, variant if name == "source" else "target", patch_size, files]
     digest = hashlib.sha256(json.dumps(made_by, sort_keys=True, default=str).encode()).hexdigest()
     folder = Path(cache_dir) / f"{name}-{digest[:16]}"
+    paths = [folder / f"{number:05d}.pt" for number in range(len(items))]
+    if not all(path.exists() for path in paths):
+        verify_files(manifest, [name])  # what is kept under these hashes must have been made from these files
     with idist.one_rank_first():  # of several processes one fills the disk cache, the others read it
-        return Dataset([_cached(folder / f"{number:05d}.pt", prepare, item) for number, item in enumerate(items)])
+        return Dataset([_cached(path, prepare, item) for path, item in zip(paths, items, strict=True)])
 
 
 def _cached(path: Path, prepare: Callable[[Any], Any], item: Mapping[str, Any]) -> Any:

@@ -29,9 +29,10 @@ def item(folder, name, domain="source", dataset="SET", label=True):
     """Write a noisy image and its mask, and return the item."""
     noise = np.random.default_rng(zlib.crc32(f"{folder.name}/{name}".encode()))
     paths = {key: folder / key / f"{name}.png" for key in ("image", "label")}
-    for path in paths.values():
+    for key, path in paths.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(noise.integers(0, 256, (6, 9), dtype=np.uint8)).save(path)
+        values = noise.integers(0, 256, (6, 9), dtype=np.uint8)
+        Image.fromarray(values if key == "image" else 255 * (values > 200).astype(np.uint8)).save(path)
     made = {key: str(path) for key, path in paths.items() if label or key == "image"}
     return {**made, "id": f"{dataset}-{name}", "domain": domain, "dataset": dataset, "group": name[:2]}
 
@@ -160,6 +161,13 @@ def test_what_is_no_manifest(tmp_path, text):
         load_manifest(tmp_path / "m.json")
     with pytest.raises(InputError, match="no such manifest"):
         load_manifest(tmp_path / "n.json")
+
+
+def test_a_source_image_is_no_target_image(lists, tmp_path):
+    copy = tmp_path / "renamed.png"
+    copy.write_bytes(Path(lists["target"][0]["image"]).read_bytes())
+    with pytest.raises(InputError, match=r"renamed.png \(source\) and .*1.png \(target\) are the same image"):
+        build({**lists, "source": [*lists["source"], {**lists["source"][0], "id": "other", "image": str(copy)}]})
 
 
 @pytest.mark.parametrize("other", ["target", "supervised", "source"])

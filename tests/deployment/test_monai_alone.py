@@ -9,6 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from monai_vessel_uda import segmenter
 from monai_vessel_uda.data.images import read_mask
@@ -177,6 +178,44 @@ class Touch:
 
 
 @pytest.mark.slow
+def test_what_is_no_image_is_passed_over_and_a_pixel_without_a_number_spoils_no_mask(copy, without_package, tmp_path):
+    """Side cars, folders with an image's name, broken links, and the results of the run before."""
+    folder, out = tmp_path / "images", tmp_path / "images" / "out"
+    (folder / "folder.png").mkdir(parents=True)
+    (folder / "notes.tif.txt").write_text("notes")
+    (folder / "broken.png").symlink_to(tmp_path / "gone.png")
+    values = np.random.default_rng(0).random((64, 50), dtype=np.float32)
+    Image.fromarray(values).save(folder / "a.tif")
+    values[3, 4], values[5, 6] = np.nan, np.inf
+    Image.fromarray(values).save(folder / "b.tif")
+    for _ in range(2):
+        run_bundle(
+            without_package,
+            copy / "configs" / "inference.json",
+            tmp_path,
+            bundle_root=copy,
+            dataset_dir=folder,
+            output_dir=out,
+            threshold=THRESHOLD,
+        )
+    assert {path.name for path in out.rglob("*")} == {"a_vessels.png", "b_vessels.png"}
+    first, second = (read_mask(out / f"{name}_vessels.png") for name in "ab")
+    assert 0.05 < first.mean() < 0.95 and (first != second).mean() < 0.1
+
+
+def test_scores_of_several_processes_would_be_of_a_part_of_the_images_each(copy, monkeypatch, capsys):
+    from monai.bundle import ConfigParser
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    parser = ConfigParser()
+    parser.read_config([str(copy / "configs" / f"{name}.json") for name in ("inference", "evaluate")])
+    parser.parse(True)
+    with pytest.raises(SystemExit, match="2"):
+        parser.get_parsed_content("run#1")
+    assert "evaluate.json is for one process" in capsys.readouterr().err
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("config", ["inference", "train"])
 def test_folders_that_cannot_be_written(copy, phantoms, without_package, tmp_path, config):
     """Found before the first image is read."""
@@ -198,6 +237,8 @@ def test_every_id_counts_as_an_option(bundle, name, overlays):
     of_monai |= {"tracking_uri", "experiment_name", "run_name", "save_execute_config", "workflow", "workflow_type"}
     internal = {"imports", "options", "misspelt", "hashes", "by_monai", "fail", "initialize", "run"}
     internal |= {
+        "found",
+        "written",
         "words",
         "given",
         "parts",

@@ -153,7 +153,7 @@ def _rounds() -> Iterator[tuple[str, Configuration]]:
         ensemble = {"pseudo_mask_ensemble": segmenters}
         yield f"ensemble-{segmenters}", Configuration("pseudo-masks", ensemble, scales=("whole",))
     for share in (0.25, 0.5, 0.75):
-        yield f"sure-{share}", Configuration("pseudo-masks", {"confident_share": share})
+        yield f"sure-{share}", Configuration("pseudo-masks", {"confident_share": share}, scales=("round", "whole"))
 
 
 def _segmenters() -> Iterator[tuple[str, Configuration]]:
@@ -183,7 +183,8 @@ def _segmenters() -> Iterator[tuple[str, Configuration]]:
 def _generators() -> Iterator[tuple[str, Configuration]]:
     """How images are drawn in the rounds, and how the target generator has learnt."""
     yield "ddim", Configuration("sampling", {**DDIM, "generation_steps": 35})
-    yield "ddim-few-steps", Configuration("sampling", {**DDIM, "generation_steps": 6})
+    few_steps = {**DDIM, "generation_steps": 6}
+    yield "ddim-few-steps", Configuration("sampling", few_steps, scales=("round", "whole"))
     for gamma in (1.0, 5.0):
         yield f"round-min-snr-{gamma:g}", Configuration("generators", {"round_min_snr_gamma": gamma})
     for steps in (4, 12):
