@@ -5,8 +5,6 @@ The pipeline is imported inside the commands, so that ``--help`` does not wait f
 """
 
 import json
-import os
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -215,7 +213,7 @@ def adapt(
         overrides["rounds"] = rounds
     resolve_settings(preset, {**overrides, **device_override(device)})  # refused before images are looked at
     if (workspace / "manifest.json").exists():
-        _check_prepared(workspace, pipeline.find_images(source or (), target, evaluation, upper_bound), seed)
+        pipeline.check_prepared(workspace, source or (), target, evaluation, upper_bound, seed)
     elif source and target is not None:
         pipeline.prepare(workspace, source, target, evaluation, upper_bound, seed=seed or 0)
     elif source or target or evaluation or upper_bound:
@@ -368,24 +366,6 @@ def report(workspace: Annotated[Path, typer.Argument(help="Folder of an adaptati
     from .report.html import write_report
 
     typer.echo(write_report(workspace))
-
-
-def _check_prepared(workspace: Path, asked: Mapping[str, Sequence[Mapping[str, Any]]], seed: int | None) -> None:
-    """Refuse images or a seed that a workspace was not prepared with: they would be left out in silence."""
-    from .data.manifest import load_manifest
-
-    manifest = load_manifest(workspace / "manifest.json")
-    if seed is not None and seed != manifest.get("seed"):
-        raise InputError(f"--seed {seed}: {workspace} was prepared with {manifest.get('seed')}; take a new workspace")
-    for name, items in asked.items():
-        given, known = ({os.path.abspath(item["image"]) for item in found} for found in (items, manifest[name]))
-        if given and given != known:
-            option = {"supervised": "upper-bound"}.get(name, name)
-            raise InputError(
-                f"--{option}: {workspace} was prepared {'with other images' if known else 'without'} "
-                f"(such as {min(given ^ known)}); take a new workspace, or score the finished segmenter with "
-                "'vessel-uda evaluate'"
-            )
 
 
 def _overrides(settings: list[str]) -> dict[str, Any]:

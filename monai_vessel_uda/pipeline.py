@@ -12,6 +12,7 @@ A workspace is a folder::
 """
 
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,6 +121,42 @@ def find_images(
             for name, folder, part in (("evaluation", evaluation, "test"), ("supervised", supervised, "train"))
         },
     }
+
+
+def check_prepared(
+    workspace: Path,
+    source: Sequence[str | Path],
+    target: str | Path | None,
+    evaluation: str | Path | None,
+    supervised: str | Path | None,
+    seed: int | None,
+) -> None:
+    """Refuse folders or a seed that a workspace was not prepared with: they would be left out in silence.
+
+    Args:
+        workspace: folder with a manifest.
+        source: folders as in :func:`prepare`; none asks for those that are known.
+        target: likewise.
+        evaluation: likewise.
+        supervised: likewise.
+        seed: likewise.
+
+    Raises:
+        InputError: another seed, or a folder whose images are not the manifest's.
+    """
+    from .data.manifest import load_manifest
+
+    manifest = load_manifest(workspace / "manifest.json")
+    if seed is not None and seed != manifest["seed"]:
+        raise InputError(f"seed {seed}: {workspace} was prepared with {manifest['seed']}; take a new workspace")
+    for name, items in find_images(source, target, evaluation, supervised).items():
+        given, known = ({os.path.abspath(item["image"]) for item in found} for found in (items, manifest[name]))
+        if given and given != known:
+            raise InputError(
+                f"{'upper bound' if name == 'supervised' else name}: {workspace} was prepared "
+                f"{'with other images' if known else 'without'} (such as {min(given ^ known)}); take a new workspace, or "
+                "score the finished segmenter with 'vessel-uda evaluate'"
+            )
 
 
 def adapt(

@@ -162,7 +162,8 @@ def test_adapt_refuses_other_images_than_the_workspace_was_prepared_with(calls, 
     result = run("adapt", tmp_path, option, "/there/other")
     assert result.exit_code == 2 and not calls
     what = "without" if option == "--upper-bound" else "with other images"
-    assert result.stderr.startswith(f"error: {option}: {tmp_path} was prepared {what} (such as /there/")
+    name = option.strip("-").replace("-", " ")
+    assert result.stderr.startswith(f"error: {name}: {tmp_path} was prepared {what} (such as /there/")
 
 
 def test_adapt_passes_overrides(calls, tmp_path):
