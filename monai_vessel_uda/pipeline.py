@@ -152,10 +152,11 @@ def check_prepared(
     for name, items in find_images(source, target, evaluation, supervised).items():
         given, known = ({os.path.abspath(item["image"]) for item in found} for found in (items, manifest[name]))
         if given and given != known:
+            what = "with other images" if known else "without"
             raise InputError(
-                f"{'upper bound' if name == 'supervised' else name}: {workspace} was prepared "
-                f"{'with other images' if known else 'without'} (such as {min(given ^ known)}); take a new workspace, or "
-                "score the finished segmenter with 'vessel-uda evaluate'"
+                f"{'upper bound' if name == 'supervised' else name}: {workspace} was prepared {what} (such as "
+                f"{min(given ^ known)}); take a new workspace, or score the finished segmenter with 'vessel-uda "
+                "evaluate'"
             )
 
 

@@ -196,6 +196,7 @@ def test_adapt_refuses_settings_before_it_looks_at_images(calls, tmp_path):
     for options, message in (
         (["--set", "itterations=4"], "did you mean 'iterations'"),
         (["--set", "seed=4"], "give --seed"),
+        (["--set", "device=cuda"], "give --device"),
         (["--set", "training_set=raw"], "an adaptation has its own for each stage"),
         (["--set", "output_dir=there"], "an adaptation has its own for each stage"),
         (["--set", "track=no"], "track: expected true or false"),

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from monai_vessel_uda.errors import InputError
-from monai_vessel_uda.files import load_json, load_tensors, replacing, save_json, save_tensors, sha256
+from monai_vessel_uda.files import load_json, load_tensors, remove_abandoned, replacing, save_json, save_tensors, sha256
 
 
 def test_failure_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -38,6 +38,18 @@ def test_a_killed_write_is_never_taken_for_a_file(tmp_path):
     with replacing(tmp_path / "00000.pt") as temporary:
         temporary.write_bytes(b"half")
         assert not list(tmp_path.glob("*.pt"))
+
+
+def test_what_killed_writers_left_is_removed_when_it_is_old(tmp_path):
+    old, young = tmp_path / "round_01" / ".writing-a", tmp_path / ".writing-b"
+    for folder in (old, young):
+        folder.mkdir(parents=True)
+        (folder / "weights.pt").write_bytes(b"half")
+    os.utime(old, (0, 0))
+    (tmp_path / "weights.pt").write_bytes(b"whole")
+    remove_abandoned(tmp_path)
+    assert not old.exists() and young.exists()
+    assert (tmp_path / "weights.pt").exists()
 
 
 def test_json_is_readable_in_any_language(tmp_path):

@@ -1,5 +1,7 @@
 """Every way in which an image file can be wrong."""
 
+import struct
+
 import nibabel
 import numpy as np
 import pytest
@@ -27,6 +29,45 @@ def test_blank_masks_and_images_are_refused(tmp_path):
         check_image(read_image(path))
     check_image(read_image(save(tmp_path / "eye.png")))
     check_mask(mask(), "eye.png")
+
+
+def test_masks_that_mark_most_of_the_image_or_number_classes_are_refused(tmp_path):
+    inverted = save(tmp_path / "inverted.png", np.where(mask(), 0, 255).astype(np.uint8))
+    with pytest.raises(InputError, match=r"inverted.png: the mask marks 9\d% of the image as vessel.* is it inverted"):
+        check_mask(read_mask(inverted), inverted)
+    classes = np.zeros((8, 9), np.uint8)
+    classes[:, 2], classes[:, 5] = 1, 2
+    with pytest.raises(InputError, match="arteries.png: expected two values, .* got the classes 0, 1, 2"):
+        read_mask(save(tmp_path / "arteries.png", classes))
+    assert read_mask(save(tmp_path / "one.png", np.minimum(classes, 1))).sum() == 16
+    assert read_mask(save(tmp_path / "smooth.png", classes * 127)).sum() == 8, "grey levels of a smoothed outline"
+
+
+def write_tiff(path, array, sample_format=1, photometric=1):
+    """Uncompressed and in one strip, with pixel types that Pillow does not write."""
+    (height, width), data = array.shape, array.tobytes()
+    tags = {256: width, 257: height, 258: 8 * array.itemsize, 259: 1, 262: photometric, 273: 8, 277: 1, 278: height}
+    tags |= {279: len(data), 339: sample_format}
+    entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items()]
+    directory = struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
+    path.write_bytes(struct.pack("<2sHI", b"II", 42, 8 + len(data)) + data + directory)
+    return path
+
+
+def test_tiffs_whose_values_pillow_would_change_are_refused(tmp_path):
+    grey = picture()
+    for kind in (np.uint8, np.uint16):
+        values = grey.astype(kind)
+        assert np.array_equal(read_image(write_tiff(tmp_path / "eye.tif", values)).array, values)
+    white_is_zero = write_tiff(tmp_path / "white.tif", 255 - grey, photometric=0)
+    assert np.array_equal(read_image(white_is_zero).array, grey), "of 8 bits it is read as it is shown"
+    for array, tags, message in (
+        (grey.astype(np.uint16), {"photometric": 0}, "a TIFF of 16 bits in which 0 is white"),
+        (grey.view(np.int8), {"sample_format": 2}, "signed 8-bit pixels"),
+        (grey.astype(np.uint32), {}, "unsigned 32-bit pixels"),
+    ):
+        with pytest.raises(InputError, match=f"odd.tif: {message}"):
+            read_image(write_tiff(tmp_path / "odd.tif", array, **tags))
 
 
 @pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)

@@ -126,6 +126,25 @@ def test_what_differs_is_not_kept(adapted, tmp_path, monkeypatch):
     assert sorted(path.name for path in (bundle / "models").iterdir()) == ["model.json", "model.pt"]
 
 
+@pytest.mark.parametrize(
+    ("device", "expected"),
+    [
+        ("cpu", ["CPUExecutionProvider"]),
+        ("cuda", [("CUDAExecutionProvider", {"device_id": 0}), "CPUExecutionProvider"]),
+        ("cuda:1", [("CUDAExecutionProvider", {"device_id": 1}), "CPUExecutionProvider"]),
+    ],
+)
+def test_onnxruntime_computes_where_it_was_asked_to(tmp_path, monkeypatch, device, expected):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    asked = []
+    every = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: every)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda path, providers: asked.append(providers))
+    (tmp_path / "model.onnx").write_bytes(b"model")
+    OnnxNetwork(tmp_path / "model.onnx", device)
+    assert asked == [expected]
+
+
 def test_refuses_what_is_not_there(adapted, tmp_path):
     with pytest.raises(InputError, match="runtime"):
         convert_bundle(adapted / "vessel_segmentation", "caffe")

@@ -180,6 +180,8 @@ def test_masks_that_were_corrected_after_preparing_are_noticed(adapted, phantoms
         ({"iterations": 3}, "iterations"),
         ({"itterations": 4}, "did you mean 'iterations'"),
         ({"start_segmenter": ["mined", "raw"]}, "start_segmenter: 'raw' is one of the baselines"),
+        ({"generator_def#norm_num_groups": 7}, "generator_def: .* multiple of norm_num_groups"),
+        ({"segmenter_def#channels": [8]}, "segmenter_def: .*channels"),
         ({"patch_size": 640}, "at the working resolution, less than a patch; .* below 640"),
     ],
 )

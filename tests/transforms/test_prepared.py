@@ -1,8 +1,12 @@
 """The disk cache of prepared images."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 
+from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.files import load_json
 from monai_vessel_uda.transforms import prepared
 from monai_vessel_uda.transforms.prepared import prepared_images
@@ -33,6 +37,19 @@ def test_a_damaged_file_is_made_anew(manifest, tmp_path):
     files[1].write_bytes(b"")
     again = prepared_images(manifest, "target", cache_dir=tmp_path / "cache")
     assert all(torch.equal(again[n]["image"], expected[n]["image"]) for n in range(len(files)))
+
+
+def test_a_file_that_was_changed_is_not_kept_under_the_hash_of_the_file_before(manifest, tmp_path):
+    copies = []
+    for entry in manifest["source"]:
+        copy = Path(shutil.copy2(entry["image"], tmp_path))
+        copies.append({**entry, "image": str(copy)})
+    changed = {**manifest, "source": copies}
+    prepared_images(changed, "source", "aligned", 16, tmp_path / "cache")
+    Path(copies[0]["image"]).write_bytes(Path(copies[1]["image"]).read_bytes())
+    prepared_images(changed, "source", "aligned", 16, tmp_path / "cache")  # as they were when they were kept
+    with pytest.raises(InputError, match="not what they were when the workspace was prepared"):
+        prepared_images(changed, "source", "negated", 16, tmp_path / "cache")
 
 
 def test_what_determines_the_images_names_the_folder(manifest, tmp_path):
