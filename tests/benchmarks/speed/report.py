@@ -12,8 +12,8 @@ HEAD = """# Speed and memory
 Written by `python -m tests.benchmarks.speed` (extras `test`, `onnx`, `benchmark`) from the files `speed_*.csv`, one
 for each device that it was run on; `--report` renders it again. Variants of one table were measured in turn (A, B, A,
 B, …) in one process. A figure is the median, in brackets are the quartiles; a ratio's are those of the ratios of
-measurements made one after the other. Whole files by their size are the median of three since the Xeon's rows, one
-measurement before. Networks have untrained weights: speed does not depend on them. Load: running
+measurements made one after the other. Whole files by their size: the median of three, in sections of 2026-11-22 one
+measurement. Networks have untrained weights: speed does not depend on them. Load: running
 threads of the whole machine, averaged over a minute; after a section, more than its own threads means that it was not
 alone.
 """
