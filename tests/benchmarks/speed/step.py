@@ -1,5 +1,6 @@
 """Noise prediction and training step of the generator: ours, plain MONAI's and diffusers' side by side."""
 
+import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from monai.networks.blocks.selfattention import SABlock
 
-from .measure import Options, Row, interleaved, seconds_of, timed_rows
+from .measure import Options, Row, interleaved, quartiles, run_child, seconds_of, timed_rows
 from .networks import (
     KNOWN,
     KNOWN_BATCH,
@@ -43,6 +44,8 @@ LABELS = {
 """Options of a :class:`~.networks.Variant`, and what they are called."""
 TOO_SLOW = 3.0
 """A variant that takes so many times the reference's seconds in its first measurement is measured no further."""
+PROCESSES, REPEATS_IN_A_PROCESS = 9, 9
+OVER_PROCESSES = "noise prediction, speed-up over processes"
 MOST_REPEATS = {"known configuration": 9}
 TOLERANCE = 1e-4
 """Largest difference of a prediction between ours and diffusers' network with the same weights."""
@@ -72,7 +75,20 @@ def run(options: Options) -> list[Row]:
             repeats = min(options.repeats, MOST_REPEATS.get(name, options.repeats))
             times = interleaved(calls, repeats, options.device)
             rows += timed_rows(SECTION, case, what, times, REFERENCE if REFERENCE in times else None)
+        if REFERENCE in times:
+            job = {"definition": definition, "patch": patch, "batch_size": batch_size, "flags": shipped["sampling"]}
+            rows.append(over_processes(case, {**job, "device": options.device}, options))
     return rows
+
+
+def over_processes(case: str, job: Mapping[str, Any], options: Options) -> Row:
+    """How many times as fast the prediction as shipped is, in one process after the other."""
+    asked = json.dumps({**job, "repeats": min(options.repeats, REPEATS_IN_A_PROCESS)})
+    count = min(options.repeats, PROCESSES)
+    ratios = [float(run_child("prediction", asked, threads=options.threads)) for _ in range(count)]
+    low, middle, high = quartiles(ratios)
+    name, note = named("ours", job["flags"]), f"{count} processes"
+    return Row(SECTION, case, name, OVER_PROCESSES, middle, f"times {REFERENCE}", low, high, note)
 
 
 def variants(
