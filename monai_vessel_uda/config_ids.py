@@ -100,7 +100,7 @@ def _names(node: Any) -> set[str]:
 
 def _children(node: Any, name: str) -> list[Any]:
     if isinstance(node, list):
-        return [node[int(name)]]
+        return [node[int(name)]] if name.isdigit() and int(name) < len(node) else []
     return [node[key] for key in (name, f"+{name}") if key in node] if isinstance(node, dict) else []
 
 
@@ -118,9 +118,10 @@ def _parameters(function: Any) -> list[str]:
 
 
 def set_id(config: dict[str, Any], key: str, value: Any) -> None:
-    """Set an id such as ``segmenter_def#channels`` in a config, if the config has its first part."""
-    *parents, last = key.split("#")
+    """Set an id such as ``segmenter_def#channels`` or ``strides#0`` in a config, if the config has its first part."""
+    *parents, last = parts_of(key)
     if (parents[0] if parents else last) in config:
+        node: Any = config
         for parent in parents:
-            config = config[parent]
-        config[last] = value
+            node = node[int(parent) if isinstance(node, list) else parent]
+        node[int(last) if isinstance(node, list) else last] = value

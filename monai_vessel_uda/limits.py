@@ -35,7 +35,7 @@ ONE_OF = {
     "round_start": ("latents", "noise", "both"),
     "schedule_name": ("linear", "cosine"),
 }
-"""Words."""
+"""Settings that take one of a few words."""
 TRUE_OR_FALSE = ("amp", "clamp", "eight_bit_latents", "reinitialise", "track", "warm_start", "with_mined")
 FROM_TO = {
     "augmentation#probability": (0, 1),
@@ -61,7 +61,7 @@ BETWEEN = {
 RANGES = ("augmentation#gamma", "augmentation#blur")
 """Pairs of numbers from which one is drawn."""
 NUM_TRAIN_TIMESTEPS = 1000
-"""T of the bundles' noise schedule; it is theirs alone, so that this module needs none of the method's parts."""
+"""T of the bundles' noise schedule, repeated here so that settings are checked without importing torch."""
 
 
 def check_limits(values: Mapping[str, Any]) -> None:
@@ -144,20 +144,23 @@ def _check_shares(values: Mapping[str, Any]) -> None:
 
 def _check_steps(values: Mapping[str, Any]) -> None:
     """A sampler takes no more steps than there are timesteps; a generator learns those that are asked of it."""
+    highest = values.get("schedule#num_train_timesteps", NUM_TRAIN_TIMESTEPS)
+    if not _is_count(highest, 1):
+        raise InputError(f"schedule#num_train_timesteps: expected a whole number of at least 1, got {highest!r}")
     if values["t0"] >= values["steps"]:
         raise InputError(f"t0: expected 1 to steps - 1 = {values['steps'] - 1}, got {values['t0']}")
-    lowest = round(NUM_TRAIN_TIMESTEPS * values["t0"] / values["steps"])
+    lowest = round(highest * values["t0"] / values["steps"])
     for name in ("source_timesteps", "generation_timesteps"):
         value = values[name]
-        if value is not None and not (_is_count(value, lowest) and value <= NUM_TRAIN_TIMESTEPS):
+        if value is not None and not (_is_count(value, lowest) and value <= highest):
             raise InputError(
                 f"{name}: expected null or {lowest} (where t0 = {values['t0']} of {values['steps']} steps lead) to "
-                f"{NUM_TRAIN_TIMESTEPS}, got {value!r}"
+                f"{highest}, got {value!r}"
             )
     most = {
-        "steps": NUM_TRAIN_TIMESTEPS,
+        "steps": highest,
         "decoding_steps": lowest,
-        "generation_steps": values["generation_timesteps"] or NUM_TRAIN_TIMESTEPS,
+        "generation_steps": values["generation_timesteps"] or highest,
     }
     for name, timesteps in most.items():
         if values[name] is not None and values[name] > timesteps:

@@ -1,12 +1,13 @@
 """Settings of an adaptation: presets, overrides of the bundle configs, and where the bundles are."""
 
+import copy
 import logging
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from .config_ids import misspelt, parts_of
+from .config_ids import misspelt, parts_of, set_id
 from .errors import InputError
 from .files import load_json
 from .limits import check_limits
@@ -98,14 +99,17 @@ def resolve_settings(preset: str, overrides: Mapping[str, Any]) -> dict[str, Any
             if missing:
                 part = f"{key}#{next(iter(value), missing[0])}"
                 raise InputError(f"{key}: expected also {', '.join(missing)}; or give {part!r} alone")
-    check_limits({**_with_parts(defaults), **_with_parts(settings)})
+    effective = copy.deepcopy(defaults)
+    for key, value in settings.items():
+        set_id(effective, key, copy.deepcopy(value))
+    check_limits({**effective, **_parts(effective)})
     return settings
 
 
-def _with_parts(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Also the parts of dictionaries, as ``augmentation#noise``."""
+def _parts(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Parts of dictionaries, as ``augmentation#noise``."""
     whole = {key: value for key, value in values.items() if isinstance(value, dict)}
-    return {**values, **{f"{key}#{part}": value[part] for key, value in whole.items() for part in value}}
+    return {f"{key}#{part}": value[part] for key, value in whole.items() for part in value}
 
 
 def device_override(device: str | None) -> dict[str, str]:

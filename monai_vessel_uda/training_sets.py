@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class TrainingSet(NamedTuple):
-    """One of them.
+    """One training set, and what people read of it.
 
     Attributes:
         shown_as: the segmenter in score tables.

@@ -61,6 +61,12 @@ def test_counts_are_whole_numbers_and_large_enough(name, how):
         ({"augmentation#blur": 1.2}, "augmentation#blur: expected two numbers .* got 1.2"),
         ({"augmentation#blur": [0, float("inf")]}, "augmentation#blur: expected two numbers"),
         ({"augmentation": {"noise": 0}}, "augmentation: expected also blur, .* or give 'augmentation#noise' alone$"),
+        ({"augmentation#gamma#0": 5}, r"augmentation#gamma: expected two numbers .* got \[5, 1.7\]"),
+        ({"augmentation::blur::1": -1}, "augmentation#blur: expected two numbers from 0 on"),
+        ({"segmenter_def#strides#0": 0}, "segmenter_def#strides: expected a list of whole numbers"),
+        ({"initialize#99": "x"}, "override 'initialize#99': no stage has this id"),
+        ({"schedule#num_train_timesteps": 500}, "generation_timesteps: expected null or 150 .* to 500, got 700"),
+        ({"schedule#num_train_timesteps": "many"}, "schedule#num_train_timesteps: expected a whole number"),
         ({"patch_size": 50}, "patch_size: expected a multiple of 8, .* got 50"),
         ({"patch_size": [64, 64]}, r"patch_size: expected a multiple of 8, .* got \[64, 64\]"),
         ({"generator_def#space_to_depth": 0}, "generator_def#space_to_depth: expected a whole number of at least 1"),
@@ -158,6 +164,11 @@ def test_iterations_of_the_source_generator_are_whole_epochs():
     assert resolve_settings("demo", {"source_iterations": 300})["source_iterations"] == 300
     with pytest.raises(InputError, match=r"source_iterations: expected a positive multiple of iterations_per_epoch"):
         resolve_settings("demo", {"source_iterations": 130})
+
+
+def test_another_number_of_timesteps_is_what_settings_are_held_against():
+    settings = {"schedule#num_train_timesteps": 2000, "generation_timesteps": 1500, "source_timesteps": 600}
+    assert resolve_settings("demo", settings)["generation_timesteps"] == 1500
 
 
 def test_timesteps_are_the_schedules():

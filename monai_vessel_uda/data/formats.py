@@ -203,6 +203,9 @@ def read_itk(path: Path) -> Decoded:
         return _read_pydicom(path)
     # MetaImage says "three channels", which ITK would take for a kind of vector that Python cannot hold.
     colours = {3: itk.RGBPixel, 4: itk.RGBAPixel}.get(header.GetNumberOfComponents())
+    if colours and header.GetComponentType() != itk.CommonEnums.IOComponent_UCHAR:  # ITK would keep the last eight bits
+        kind = header.GetComponentTypeAsString(header.GetComponentType())
+        raise InputError(f"{path}: colours of type {kind}; export it again with 8 bits for each colour, or in grey")
     image = itk.imread(str(path), colours[itk.UC] if colours else None)
     stored = np.array(itk.array_view_from_image(image))
     dimension = image.GetImageDimension()

@@ -7,6 +7,7 @@ have seen, and two processes together see what one would.
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -96,7 +97,7 @@ class PatchSampler(DistributedSampler):
 class ShardedPairs(Sequence):
     r"""The image and mask pairs that a folder of shards holds, in order, read lazily through memory mapping.
 
-    A shard is a file of plain tensors of shape (pairs, 1, \\*spatial) under the keys ``image`` and ``label``.
+    A shard is a file of plain tensors of shape (pairs, 1, \*spatial) under the keys ``image`` and ``label``.
 
     Args:
         folder: where the shards ``*.pt`` lie.
@@ -106,8 +107,6 @@ class ShardedPairs(Sequence):
     """
 
     def __init__(self, folder: str) -> None:
-        from pathlib import Path
-
         self._folder = folder
         paths = sorted(Path(folder).glob("*.pt"))
         if not paths:
@@ -150,9 +149,9 @@ class RandPatchd(_Reseeded, MapTransform):
     memory exceeds the image's own.
 
     Args:
-        keys: what to crop, each of shape (channel, \\*spatial).
+        keys: what to crop, each of shape (channel, \*spatial).
         spatial_size: sides of the window.
-        centres_key: binary map of allowed centres, shape (1, \\*spatial); without the key every window is allowed.
+        centres_key: binary map of allowed centres, shape (1, \*spatial); without the key every window is allowed.
     """
 
     def __init__(

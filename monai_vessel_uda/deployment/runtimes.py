@@ -123,6 +123,8 @@ class OnnxNetwork(nn.Module):
             self.session = onnxruntime.InferenceSession(str(path), providers=providers)
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise InputError(f"{path}: expected an ONNX model ({str(error).splitlines()[0]})") from error
+        if torch.device(device).type == "cuda" and self.session.get_providers()[0] != "CUDAExecutionProvider":
+            logger.warning("onnx: computes on the CPU, without onnxruntime's CUDA provider (package onnxruntime-gpu)")
 
     def forward(self, patches: Tensor) -> Tensor:
         """Logits (batch, 2, height, width) of patches (batch, 1, height, width), on the patches' device."""

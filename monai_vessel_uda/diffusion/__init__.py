@@ -2,11 +2,13 @@
 
 from .ddim import generate, generation_pairs, inversion_pairs, invert, sample_ancestral, timestep_grid
 from .dpm_solver import generate_2m
+from .moving_average import MovingAverage
 from .network import MaskConditionedUNet, StackedInputUNet, stack_inputs
 from .schedule import NoiseSchedule
 
 __all__ = [
     "MaskConditionedUNet",
+    "MovingAverage",
     "NoiseSchedule",
     "StackedInputUNet",
     "generate",

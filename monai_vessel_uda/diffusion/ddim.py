@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..tensors import batch_like
 from .schedule import CLEAN, NoiseSchedule
 
 NoisePrediction = Callable[[Tensor, Tensor], Tensor]
@@ -197,7 +198,7 @@ def seeded_noise(like: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     Drawn on the generators' own device (the CPU), so that a seed means the same noise on every machine.
     """
     draws = [torch.randn(like.shape[1:], generator=g, dtype=like.dtype, device=g.device) for g in generators]
-    return torch.stack(draws).to(like.device)
+    return batch_like(like, draws)
 
 
 def timesteps_of(x: Tensor, t: int) -> Tensor:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from monai.networks.nets import DiffusionModelUNet
+from monai.networks.nets import DiffusionModelUNet, diffusion_model_unet
 from monai.networks.utils import pixelshuffle, pixelunshuffle
 from torch import Tensor, nn
 
@@ -93,7 +93,7 @@ class MaskConditionedUNet(nn.Module):
             )
         if mask is None:
             mask = torch.zeros_like(x_t)
-        x = torch.cat([x_t, mask.to(x_t)], dim=1)
+        x = torch.cat([x_t, mask.to(x_t.dtype)], dim=1)
         if self.space_to_depth == 1:
             return self.unet(x, timesteps)
         x = pixelunshuffle(x, self.spatial_dims, self.space_to_depth)
@@ -151,7 +151,7 @@ class _Traced(nn.Module):
 
     def __init__(self, network: MaskConditionedUNet) -> None:
         super().__init__()
-        self.traced = torch.jit.trace(network, _example(network), check_trace=False)
+        self.traced = _trace(network, _example(network))
 
     def forward(self, x_t: Tensor, timesteps: Tensor, mask: Tensor | None = None) -> Tensor:
         return self.traced(x_t, timesteps, torch.zeros_like(x_t) if mask is None else mask)
@@ -162,10 +162,24 @@ class _TracedStacked(nn.Module):
 
     def __init__(self, network: StackedInputUNet) -> None:
         super().__init__()
-        self.traced = torch.jit.trace(network, stack_inputs(*_example(network)), check_trace=False)
+        self.traced = _trace(network, stack_inputs(*_example(network)))
 
     def forward(self, image: Tensor) -> Tensor:
         return self.traced(image)
+
+
+def _trace(network: nn.Module, inputs: Tensor | tuple[Tensor, ...]) -> nn.Module:
+    """The trace of a network; it computes on whatever device it is loaded to.
+
+    A trace holds the device of every tensor that is made in it, and MONAI makes one for the embedding of the timestep:
+    scripted, this asks for the device of the timesteps each time.
+    """
+    embedding = diffusion_model_unet.get_timestep_embedding
+    diffusion_model_unet.get_timestep_embedding = torch.jit.script(embedding)
+    try:
+        return torch.jit.trace(network, inputs, check_trace=False)
+    finally:
+        diffusion_model_unet.get_timestep_embedding = embedding
 
 
 def _example(network: MaskConditionedUNet) -> tuple[Tensor, Tensor, Tensor]:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..tensors import moved_to
 
 CLEAN = -1
 """Timestep of the clean image."""
@@ -81,8 +82,9 @@ class NoiseSchedule:
         Returns:
             Noised images, shape and dtype of ``x_0``.
         """
-        alpha_bar = self.alpha_bar(timesteps).view(-1, *[1] * (x_0.ndim - 1)).to(x_0.device)
-        return alpha_bar.sqrt().to(x_0) * x_0 + (1 - alpha_bar).sqrt().to(x_0) * noise
+        alpha_bar = self.alpha_bar(timesteps).view(-1, *[1] * (x_0.ndim - 1))
+        signal, deviation = (moved_to(x_0, share.sqrt()) for share in (alpha_bar, 1 - alpha_bar))
+        return signal * x_0 + deviation * noise
 
 
 def _cosine_betas(num_train_timesteps: int, offset: float = 0.008, largest: float = 0.999) -> Tensor:

@@ -19,7 +19,7 @@ from torch import distributed, nn
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from torch.nn.parallel import DistributedDataParallel
 
-from ..errors import InputError, surfacing_input_errors
+from ..errors import InputError, mendable
 
 GRACE_SECONDS = 3.0
 """A process waits so long before it reports an error that may be another's, too."""
@@ -40,7 +40,8 @@ def start(device: torch.device | str, timeout_minutes: float = 120) -> None:
     """Join the other processes; from here on an error of one of them ends the job.
 
     Args:
-        device: where this process computes. Tensors on GPUs travel by NCCL, all else by Gloo.
+        device: where this process computes. Between GPUs tensors travel by NCCL; barriers and objects, and everything
+            between CPUs, by Gloo.
         timeout_minutes: longest wait for another process. A process that *fails* ends the job at once; this only ends
             one that waits for a process which never comes, and must exceed the longest work that one process does
             while the others wait.
@@ -121,29 +122,26 @@ def _checked(device: torch.device) -> torch.device:
 def _end_job(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Report the error that ends this process to the user and to ``torchrun``, which then ends the others.
 
-    An InputError is one line. All but the first process's wait before they speak: another may have met the same, or
-    this one may only have lost the connection to a process that failed, and ``torchrun`` ends it meanwhile.
+    What the user can mend is one line. All but the first process's wait before they speak: another may have met the
+    same, or this one may only have lost the connection to a process that failed, and ``torchrun`` ends it meanwhile.
     """
     global _exit_code
     if not isinstance(error, Exception):
         sys.__excepthook__(kind, error, trace)
         return
     faulthandler.dump_traceback_later(EXIT_SECONDS, exit=True)
-    try:
-        with surfacing_input_errors():
-            raise error
-    except InputError as mendable:
-        _exit_code = 2
-        if int(os.environ.get("RANK", "0")) > 0:
-            time.sleep(GRACE_SECONDS)
-        mendable.__traceback__ = None  # torchrun repeats what it is told, and the traceback says no more
-        print(f"error: {' '.join(str(mendable).split())}", file=sys.stderr)
-        get_error_handler().record_exception(mendable)
-    except Exception:
+    message = mendable(error)
+    if message is None:
         _exit_code = 1
         time.sleep(GRACE_SECONDS)
         sys.__excepthook__(kind, error, trace)
         get_error_handler().record_exception(error)
+        return
+    _exit_code = 2
+    if int(os.environ.get("RANK", "0")) > 0:
+        time.sleep(GRACE_SECONDS)
+    print(f"error: {message}", file=sys.stderr)
+    get_error_handler().record_exception(InputError(message))  # torchrun repeats it, without a traceback
 
 
 def _leave_at_once() -> None:

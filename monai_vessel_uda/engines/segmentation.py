@@ -149,7 +149,7 @@ class SaveVesselsd(Transform):
     def _place(self, path: Path) -> Path:
         if self.root.is_file():
             return self.output_dir
-        return self.output_dir / path.parent.resolve().relative_to(self.root.resolve())
+        return self.output_dir / path.parent.absolute().relative_to(self.root.absolute())  # links as they are named
 
     def _suffix(self, path: Path) -> str:
         own = image_suffix(path)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..data.patches import PatchDataset, PatchSampler
-from ..diffusion import NoiseSchedule
+from ..diffusion import MovingAverage, NoiseSchedule
 from ..diffusion.ddim import seeded_noise
 from ..errors import InputError
 from ..losses import min_snr_weight
@@ -31,7 +31,7 @@ LEFT_OF_THE_START = 0.025
 """Largest share of the weights before the first step in a moving average at the end of a training."""
 
 
-def moving_average(network: nn.Module, momentum: float, iterations: int) -> EMAHandler:
+def moving_average(network: nn.Module, momentum: float, iterations: int) -> MovingAverage:
     r"""Moving average of a network that starts from random weights, which would otherwise spoil a short training's.
 
     After :math:`n` steps the start still has the share :math:`(1 - m)^n`: 5 % after 30 000 steps of 1e-4.
@@ -42,9 +42,9 @@ def moving_average(network: nn.Module, momentum: float, iterations: int) -> EMAH
         iterations: :math:`n`.
 
     Returns:
-        Ignite's handler; its ``ema_model`` is the average.
+        The handler; its ``ema_model`` is the average.
     """
-    return EMAHandler(network, momentum=max(momentum, 1 - LEFT_OF_THE_START ** (1 / iterations)))
+    return MovingAverage(network, momentum=max(momentum, 1 - LEFT_OF_THE_START ** (1 / iterations)))
 
 
 class PrepareNoisePrediction:

@@ -24,12 +24,12 @@ from typing import Any, Literal
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
-from ignite.handlers import EMAHandler
 from monai.transforms import Transform
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset
 
 from ..data.patches import PatchDataset, ShardedPairs
+from ..diffusion import MovingAverage
 from ..errors import InputError
 from ..files import load_json, load_tensors, save_json, save_tensors
 from ..metrics.distributions import feature_distance, intensity_distances
@@ -104,7 +104,7 @@ class CoOptimization:
     output_dir: str | Path
     description: Mapping[str, Any] = field(default_factory=dict)
     rounds: int = 6
-    start: Start = "both"
+    start: Start = "noise"
     pairs: int | None = None
     threshold: float | Literal["auto"] | None = "auto"
     ensemble: int = 1
@@ -273,7 +273,7 @@ class CoOptimization:
             before = self.generator_weights if k == 1 else self._folder(k - 1) / "generator" / "weights.pt"
             self.load_weights(self.generator.to(self.device), before)
             dataset = PatchDataset(items, self.patch_transform, stable_seed(self.seed, "fine-tune", k))
-            ema = EMAHandler(self.generator, momentum=self.ema_momentum)
+            ema = MovingAverage(self.generator, momentum=self.ema_momentum)
             self.train_generator(
                 network=self.generator,
                 dataset=dataset,
@@ -321,7 +321,8 @@ class CoOptimization:
 
     def _measure_generated(self, judge: nn.Module, pairs: ShardedPairs) -> dict[str, float]:
         """How real the generated images look, and whether a segmenter sees the masks that they were made from."""
-        chosen = pairs[:: max(1, len(pairs) // self.measured_patches)][: self.measured_patches]
+        count = min(len(pairs), self.measured_patches)
+        chosen = [pairs[i * len(pairs) // count] for i in range(count)]  # of all, as those from latents come first
         images, masks = (torch.stack([pair[key] for pair in chosen]) for key in ("image", "label"))
         seen = torch.stack(list(shared_vessel_probabilities(judge, list(images), self.inferer)))
         real = self._real_patches

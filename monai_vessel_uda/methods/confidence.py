@@ -16,8 +16,9 @@ class ConfidentCentres:
     r"""Centres of the patches whose pseudo-masks the segmenter is surest of.
 
     A patch's confidence is what the Dice of its pseudo-mask would be if the probabilities p were right,
-    :math:`(2 \sum p \hat y + 1) / (\sum p + \sum \hat y + 1)`. (The mean of max(p, 1 - p) would prefer patches
-    without vessels.)
+    :math:`(2 \sum p \hat y + 1) / (\sum p + \sum \hat y + 1)`. A patch without a marked
+    vessel is sure only if all of it together is: :math:`\sum p` well below 1. (The mean of max(p, 1 - p) would prefer
+    patches without vessels.)
 
     Args:
         patch_size: rows and columns of a patch, pixels.

@@ -23,7 +23,7 @@ from ..seeding import stable_seed
 from .prediction import Inferer, shared_vessel_probabilities, with_masks
 
 MIRRORS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
-"""Views of an image under which a segmenter should say the same: flips of the last two axes, the first of none."""
+"""Views of an image under which a segmenter should say the same: axes to flip, none for the image as it is."""
 CONSISTENCY_IMAGES = 8
 """Images (the first ones) on which this is looked at, since every view costs one more inference."""
 

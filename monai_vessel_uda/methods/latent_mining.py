@@ -53,6 +53,11 @@ class IntensityRange:
     A generator that has not seen enough draws some patches far too bright or dark, because the lowest frequencies are
     the last that a diffusion model learns and survive the inversion (sec. 2.2). Such a patch teaches the segmenter
     nothing.
+
+    Args:
+        mean: 1st and 99th percentile over the patches of their mean.
+        deviation: the same of their standard deviation.
+        means: mean of every patch, of which :meth:`brightness` takes one.
     """
 
     mean: tuple[float, float]
@@ -120,7 +125,8 @@ class LatentMining:
         generation_timesteps: timesteps from which these go down; all by default, from pure noise. At the noisiest ones
             a small generator turns every image to the same brightness; below them the start is a flat image of a real
             patch's brightness, noised.
-        decoding_spacing: of both; ``trailing`` or ``quadratic``, which begin where the image to be decoded lies.
+        decoding_spacing: of the timesteps of decoding and of generation, ``trailing`` or ``quadratic``: both begin at
+            the very timestep of what is decoded.
         seed: of ancestral noise and of pure noise.
 
     Raises:

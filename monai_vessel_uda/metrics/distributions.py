@@ -61,8 +61,8 @@ def texture_features(images: Tensor, scales: Sequence[float] = SCALES) -> Tensor
     At each scale :math:`\sigma` the image is smoothed by a Gaussian (replicated border) and four maps are
     taken: gradient magnitude :math:`\sigma \lVert \nabla I_\sigma \rVert`, bright and dark ridge strength
     (the negative and positive parts of the extreme Hessian eigenvalues, times :math:`\sigma^2`) and the local
-    standard deviation. Each map, and the image itself, is pooled to its mean and standard deviation. All but
-    the pooling grid is invariant to flips and 90-degree rotations, so the features are too.
+    standard deviation. Each map, and the image itself, is pooled to its mean and standard deviation. All maps
+    turn with the image, so the features do not change under flips and 90-degree rotations.
 
     Args:
         images: shape ``(N, 1, H, W)``, range [-1, 1], side at least 2.

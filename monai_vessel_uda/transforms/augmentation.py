@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..seeding import stable_seed
+from ..tensors import batch_like, moved_to
 
 
 class RandAppearance:
@@ -111,10 +112,12 @@ class RandElastic:
         points = _normal(generators, (axes, *(max(2, round((side - 1) / self.spacing) + 1) for side in sides)), images)
         smooth = functional.interpolate(points, sides, mode={2: "bicubic", 3: "trilinear"}[axes], align_corners=True)
         # grid_sample wants (x, y): the last axis first, from -1 to 1 between the outer edges of the border pixels
-        extent = torch.tensor(sides[::-1], device=images.device)
+        extent = moved_to(images, torch.tensor(sides[::-1]))
         moved = 2 * deviation.view(-1, *[1] * (axes + 1)) * smooth.flip(1).movedim(1, -1) / extent
         still = functional.affine_grid(
-            torch.eye(axes, axes + 1).expand(len(images), -1, -1).to(images), list(images.shape), align_corners=False
+            moved_to(images, torch.eye(axes, axes + 1)).expand(len(images), -1, -1),
+            list(images.shape),
+            align_corners=False,
         )
         both = torch.cat([images, labels.to(images)], dim=1)
         bent = functional.grid_sample(both, still + moved, padding_mode="border", align_corners=False)
@@ -122,11 +125,11 @@ class RandElastic:
 
 
 def _uniform(generators: Sequence[torch.Generator], count: int, like: Tensor) -> Tensor:
-    return torch.stack([torch.rand(count, generator=g) for g in generators]).to(like)
+    return batch_like(like, [torch.rand(count, generator=g) for g in generators])
 
 
 def _normal(generators: Sequence[torch.Generator], shape: Sequence[int], like: Tensor) -> Tensor:
-    return torch.stack([torch.randn(tuple(shape), generator=g) for g in generators]).to(like)
+    return batch_like(like, [torch.randn(tuple(shape), generator=g) for g in generators])
 
 
 def _smooth(images: Tensor, sigmas: Tensor, radius: int) -> Tensor:

@@ -16,7 +16,10 @@ from ..files import load_tensors, save_tensors
 from .dictionary import PatchCentresd, RetinalCompose
 from .preprocessing import Variant, source_transforms, target_transforms
 
-ListName = Literal["source", "target", "evaluation", "supervised"]
+ListName = Literal["source", "target", "supervised"]
+"""Lists that a training may see; those of ``evaluation`` are read where scores are computed, and nowhere else."""
+PREPARATION = 2
+"""Raised whenever this package makes other images of the same files and the same record."""
 
 
 def prepared_images(
@@ -30,7 +33,7 @@ def prepared_images(
 
     Args:
         manifest: of :func:`~monai_vessel_uda.data.manifest.load_manifest`.
-        name: which list. Items of ``target`` never have a label; those of ``evaluation`` and ``supervised`` do.
+        name: which list. Items of ``target`` never have a label; those of ``supervised`` do.
         variant: preprocessing of the source; the target has only one.
         patch_size: if given, items get ``centres``: where patches of this size avoid the black surround.
         cache_dir: folder of the disk cache, for example the workspace's; None keeps the result in memory only.
@@ -54,7 +57,7 @@ def prepared_images(
     if cache_dir is None:
         return Dataset([prepare(item) for item in items])
     files = [[entry.get(key) for key in ("sha256", "label_sha256", "fov_sha256")] for entry in manifest[name]]
-    made_by = [__version__, record, variant if name == "source" else "target", patch_size, files]
+    made_by = [__version__, PREPARATION, record, variant if name == "source" else "target", patch_size, files]
     digest = hashlib.sha256(json.dumps(made_by, sort_keys=True, default=str).encode()).hexdigest()
     folder = Path(cache_dir) / f"{name}-{digest[:16]}"
     paths = [folder / f"{number:05d}.pt" for number in range(len(items))]

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from monai_vessel_uda import pipeline
+from monai_vessel_uda.data.patches import ShardedPairs
 from monai_vessel_uda.errors import InputError
-from monai_vessel_uda.files import save_json
+from monai_vessel_uda.files import load_tensors, save_json
 from monai_vessel_uda.settings import resolve_settings
 
 from ..methods.rounds import Rounds
@@ -29,7 +30,7 @@ from .accuracy.report import (
     todays,
 )
 from .accuracy.results import append, read
-from .accuracy.self_training import SelfTraining
+from .accuracy.self_training import SelfTraining, SelfTrainingBesideSource
 
 
 def row(configuration, seed, segmenter, dice, exported=0, scale="whole", **measures):
@@ -130,6 +131,19 @@ def test_the_control_learns_target_images_under_its_own_pseudo_masks_and_generat
             assert torch.equal(patch["label"], (patch["image"] >= level).float())
     assert not rounds.of("fine-tune") and not rounds.of("generate")
     assert [record["round"] for record in summary["rounds"]] == [0, 1, 2]
+
+
+def test_the_control_beside_the_source_learns_as_many_source_patches_under_their_own_masks(tmp_path):
+    rounds = Rounds(tmp_path, kind=SelfTrainingBesideSource, refinements=(0.25, 0.0), threshold=0.5)
+    rounds.run()
+    mined = [load_tensors(path) for path in sorted(rounds.mined.glob("*.pt"))]
+    for k in (1, 2):
+        pairs = ShardedPairs(str(tmp_path / "rounds" / f"round_{k:02d}" / "pairs"))
+        images, masks = (torch.stack([pair[key] for pair in pairs]) for key in ("image", "label"))
+        assert len(images) == 10
+        assert torch.equal(images[5:], torch.cat([shard["source"] for shard in mined]))
+        assert torch.equal(masks[5:], torch.cat([shard["label"] for shard in mined]).float())
+    assert not rounds.of("generate")
 
 
 def test_benchmarks_that_write_at_once_lose_no_row(tmp_path):

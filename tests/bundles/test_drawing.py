@@ -37,6 +37,19 @@ def test_draws_pairs(adapted, tmp_path, weights):
     assert_pairs(tmp_path / "drawn", 5, TINY["patch_size"])
 
 
+def test_the_network_is_told_the_timesteps_of_the_schedule():
+    """It is given t / T: with another T it would be asked for other timesteps than the sampler's."""
+    from monai.bundle import ConfigParser
+
+    parser = ConfigParser()
+    parser.read_config(str(bundle_folder("ddpm_pretrain") / "configs" / "inference.json"))
+    parser["schedule#num_train_timesteps"] = 500
+    for name, value in TINY.items():
+        if name.startswith("generator_def"):
+            parser[name] = value
+    assert parser.get_parsed_content("network_def").num_train_timesteps == 500
+
+
 @pytest.mark.slow
 def test_the_command_of_the_page(workspace, tmp_path):
     """As it is written but for the number of images; the generator has the size of the preset, and random weights."""

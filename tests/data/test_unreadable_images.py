@@ -43,6 +43,17 @@ def test_masks_that_mark_most_of_the_image_or_number_classes_are_refused(tmp_pat
     assert read_mask(save(tmp_path / "smooth.png", classes * 127)).sum() == 8, "grey levels of a smoothed outline"
 
 
+@pytest.mark.parametrize("kind", ["MET_USHORT", "MET_FLOAT"])
+def test_metaimages_whose_colours_itk_would_change_are_refused(tmp_path, kind):
+    """ITK keeps the last eight bits of each."""
+    values = np.arange(24, dtype={"MET_USHORT": np.uint16, "MET_FLOAT": np.float32}[kind])
+    lines = ("ObjectType = Image", "NDims = 2", "DimSize = 4 2", "ElementNumberOfChannels = 3", f"ElementType = {kind}")
+    header = "\n".join([*lines, "ElementByteOrderMSB = False", "ElementDataFile = LOCAL", ""])
+    (tmp_path / "colour.mha").write_bytes(header.encode() + values.tobytes())
+    with pytest.raises(InputError, match="colour.mha: colours of type .*; export it again with 8 bits"):
+        read_image(tmp_path / "colour.mha")
+
+
 def write_tiff(path, array, sample_format=1, photometric=1):
     """Uncompressed and in one strip, with pixel types that Pillow does not write."""
     (height, width), data = array.shape, array.tobytes()

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -139,10 +140,27 @@ def test_onnxruntime_computes_where_it_was_asked_to(tmp_path, monkeypatch, devic
     asked = []
     every = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: every)
-    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda path, providers: asked.append(providers))
+
+    def session(path, providers):
+        asked.append(providers)
+        return SimpleNamespace(get_providers=lambda: [p if isinstance(p, str) else p[0] for p in providers])
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
     (tmp_path / "model.onnx").write_bytes(b"model")
     OnnxNetwork(tmp_path / "model.onnx", device)
     assert asked == [expected]
+
+
+def test_says_that_onnxruntime_computes_on_the_cpu_though_a_gpu_was_asked_for(tmp_path, monkeypatch, caplog):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    on_cpu = SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda path, providers: on_cpu)
+    (tmp_path / "model.onnx").write_bytes(b"model")
+    with caplog.at_level("WARNING", "monai_vessel_uda"):
+        OnnxNetwork(tmp_path / "model.onnx", "cpu")
+        assert not caplog.messages
+        OnnxNetwork(tmp_path / "model.onnx", "cuda")
+    assert "onnx: computes on the CPU" in caplog.text
 
 
 def test_refuses_what_is_not_there(adapted, tmp_path):

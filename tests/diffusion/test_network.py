@@ -75,3 +75,11 @@ def test_stacked_inputs_are_the_same_network():
     assert not torch.equal(stacked(stack_inputs(x_t, timesteps.flip(0), mask)), expected)
     scripted = torch.jit.script(stacked)
     assert torch.allclose(scripted(stack_inputs(x_t, timesteps, mask)), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("network", [MaskConditionedUNet, StackedInputUNet])
+def test_torchscript_names_no_device(network):
+    """Or it computes only where it was traced: loading moves weights, but not what the graph itself makes."""
+    graph = str(torch.jit.script(network(**TINY, space_to_depth=2).eval()).traced.inlined_graph)
+    assert "aten::conv2d" in graph or "aten::_convolution" in graph
+    assert ": Device = prim::Constant" not in graph

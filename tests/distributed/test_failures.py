@@ -1,14 +1,17 @@
 """A process that fails ends the job soon, and its message is the one that is read."""
 
+import errno
 import re
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from monai_vessel_uda.engines import distributed as processes
 from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.methods.pairs import write_shards
 from monai_vessel_uda.settings import bundles_folder
@@ -80,3 +83,25 @@ class TestSeparateDisks:
         with pytest.raises(InputError, match=r"00000.pt: written by another process but not seen here"):
             write_shards(lambda numbers: {"image": torch.zeros(len(numbers), 1, 2, 2)}, tmp_path, 6, 2, "mining")
         assert [path.name for path in tmp_path.iterdir()] == ["00001.pt"], "the second of three is this process's"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (InputError("t0: expected less"), 2, "error: t0: expected less\n"),
+        (OSError(errno.ENOSPC, "No space left on device", "weights.pt"), 2, "error: weights.pt: the disk is full; "),
+        (RuntimeError("defect"), 1, "Traceback"),
+    ],
+)
+def test_errors_are_reported_as_everywhere_else(monkeypatch, capsys, error, code, said):
+    recorded = []
+    monkeypatch.setattr(processes, "_exit_code", 0)
+    monkeypatch.setattr(processes, "GRACE_SECONDS", 0)
+    monkeypatch.setattr(processes.faulthandler, "dump_traceback_later", lambda *args, **options: None)
+    monkeypatch.setattr(processes, "get_error_handler", lambda: SimpleNamespace(record_exception=recorded.append))
+    wrapped = RuntimeError("applying transform")
+    wrapped.__cause__ = error
+    processes._end_job(RuntimeError, wrapped, None)
+    assert processes._exit_code == code
+    assert capsys.readouterr().err.startswith(said) or code == 1
+    assert isinstance(recorded[0], InputError) == (code == 2)

@@ -1,7 +1,9 @@
 import shutil
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from monai_vessel_uda.engines.rounds import candidate_weights
@@ -141,6 +143,17 @@ def test_folders_behind_links_are_searched_once(tmp_path):
     (images / "round").symlink_to(images, target_is_directory=True)
     (images / "broken.png").symlink_to(tmp_path / "gone.png")
     assert [item["id"] for item in images_to_segment(images)] == ["a", "b"]
+
+
+def test_results_of_images_behind_a_link_lie_where_the_link_does(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "else").mkdir()
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "else" / "b.png")
+    (tmp_path / "images" / "link").symlink_to(tmp_path / "else", target_is_directory=True)
+    (item,) = images_to_segment(tmp_path / "images", tmp_path / "out")
+    result = {"pred": torch.ones(1, 8, 8), "fov": torch.ones(1, 8, 8)}
+    SaveVesselsd(tmp_path / "out", tmp_path / "images", overlay=False)({"file": item["image"], **result})
+    assert (tmp_path / "out" / "link" / "b_vessels.png").exists()
 
 
 def test_one_image_may_get_its_mask_beside_it(tmp_path):

@@ -94,9 +94,8 @@ class Rounds:
             load_weights=load_weights,
             output_dir=folder / "rounds",
             description={"preprocessing": "none"},
-            measured_patches=4,
             on_round=lambda k, measures, folder: self.told.append(k),
-            **{"mining": MINING, "rounds": 2, **options},
+            **{"mining": MINING, "rounds": 2, "measured_patches": 4, **options},
         )
 
     def run(self):

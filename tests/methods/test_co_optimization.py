@@ -9,6 +9,7 @@ import torch
 from monai_vessel_uda.data.patches import ShardedPairs
 from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.files import load_json, load_tensors
+from monai_vessel_uda.methods.co_optimization import CoOptimization
 from monai_vessel_uda.methods.latent_mining import LatentMining
 from monai_vessel_uda.metrics.label_free import mask_faithfulness
 
@@ -161,7 +162,7 @@ def test_a_round_that_made_it_worse_is_named(tmp_path, caplog):
         ({"threshold": "half"}, "threshold: expected 'auto', a number or null, got 'half'"),
         ({"start": "nowhere"}, "round_start: expected one of latents, noise, both, got 'nowhere'"),
         (
-            {"mining": LatentMining(SCHEDULE, steps=6, t0=2, generation_timesteps=300)},
+            {"start": "latents", "mining": LatentMining(SCHEDULE, steps=6, t0=2, generation_timesteps=300)},
             "generation_timesteps: expected at least 333, where the latents lie, got 300",
         ),
     ],
@@ -169,3 +170,24 @@ def test_a_round_that_made_it_worse_is_named(tmp_path, caplog):
 def test_bad_settings_are_refused(tmp_path, options, message):
     with pytest.raises(InputError, match=message):
         Rounds(tmp_path, **options).run()
+
+
+def test_images_of_both_starts_are_judged(tmp_path):
+    """Though those from latents are the first, and few are looked at."""
+    rounds = Rounds(tmp_path, start="both", rounds=1, measured_patches=6)
+    judged = []
+    rounds.rounds._measure_generated = lambda judge, pairs: judged.append(pairs) or {}
+    rounds.run()
+    (pairs,) = judged
+    looked_at = []
+
+    class Pairs:
+        def __len__(self):
+            return len(pairs)
+
+        def __getitem__(self, number):
+            looked_at.append(number)
+            return pairs[number]
+
+    CoOptimization._measure_generated(rounds.rounds, rounds.rounds.segmenter, Pairs())
+    assert (len(pairs), looked_at) == (10, [0, 1, 3, 5, 6, 8])

@@ -3,6 +3,8 @@ import pytest
 import torch
 from PIL import Image
 
+from monai_vessel_uda.data.phantoms import octa_phantom
+from monai_vessel_uda.engines.inference import to_size
 from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.transforms.dictionary import (
     FieldOfViewd,
@@ -16,6 +18,7 @@ from monai_vessel_uda.transforms.dictionary import (
     ScaleIntensityInFieldOfViewd,
     VesselPolarityd,
 )
+from monai_vessel_uda.transforms.resize import resize_tensor
 
 
 @pytest.fixture
@@ -72,6 +75,23 @@ def test_resize_uses_the_factor_of_the_dataset_and_area_means():
     assert out["label"][0].tolist() == [[1, 0, 0, 0]] * 4
     with pytest.raises(InputError, match="'C'"):
         ResizeToWorkingResolutiond({"A": 0.5})(tensors(image, dataset="C"))
+
+
+@pytest.mark.parametrize("side", [400, 380, 300, 210, 200, 150, 57])
+def test_resizing_leaves_everything_in_its_place(side):
+    """On a ramp every value is a position, which resizing must not move; the filters reach beyond the border."""
+    ramp = (torch.arange(400.0) + 0.5).expand(1, 400, 400)
+    positions = resize_tensor(ramp, (side, side))[0, 0] * side / 400 - 0.5
+    inside = slice(2, side - 2)
+    assert (positions - torch.arange(side))[inside].abs().max() < 0.25
+
+
+def test_thin_vessels_survive_a_slight_reduction_and_the_way_back():
+    _, mask = octa_phantom(np.random.default_rng(0), 304)
+    whole = torch.from_numpy(mask).float()[None]
+    reduced = (resize_tensor(whole, (274, 274)) > 0.5).float()
+    back = to_size(reduced, (304, 304)) > 0.5
+    assert 2 * (back & (whole > 0)).sum() / (back.sum() + whole.sum()) > 0.98
 
 
 def test_scaling_looks_inside_only_and_fills_outside_with_the_median():

@@ -125,8 +125,9 @@ def _rounds() -> Iterator[tuple[str, Configuration]]:
     for start in ("latents", "both"):
         settings = {"round_start": start}
         yield f"rounds-from-{start}", Configuration("rounds", settings, scales=("round", "whole"))
-    self_training = {"co_optimization#_target_": "tests.benchmarks.accuracy.self_training.SelfTraining"}
-    yield "self-training", Configuration("without diffusion", self_training, scales=("whole",))
+    for name, kind in (("self-training", "SelfTraining"), ("self-training-beside-source", "SelfTrainingBesideSource")):
+        control = {"co_optimization#_target_": f"tests.benchmarks.accuracy.self_training.{kind}"}
+        yield name, Configuration("without diffusion", control, scales=("whole",))
     yield "six-rounds", Configuration("rounds", {"rounds": 6}, scales=("whole",))
     for iterations in (200, 800):
         settings = {"round_iterations": iterations, "round_ema_momentum": 4 / iterations}
