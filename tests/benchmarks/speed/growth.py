@@ -170,6 +170,6 @@ def process_rows(options: Options) -> list[Row]:
     for _ in range(min(PROCESS_RUNS, options.repeats)):
         for name, (processes, threads) in starts.items():
             arguments = (options.preset, options.device, json.dumps(dict(options.overrides)), PROCESS_STEPS)
-            text = run_child("training", *arguments, processes=processes, threads=threads)
+            text = run_child("training", *arguments, processes=processes, threads=threads, on_gpu=options.on_gpu)
             times[name] = [*times[name], json.loads(text.splitlines()[-1])]
     return timed_rows(SECTION, case, "iteration", times, next(iter(starts)))

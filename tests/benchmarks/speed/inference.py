@@ -149,7 +149,7 @@ def memory_rows(case: str, bundle: Path, folder: Path, options: Options) -> list
     for side in SIDES:
         paths.append(folder / f"{side}.png")
         Image.fromarray(picture(side)).save(paths[-1])
-    text = run_child("peak_memory", bundle, options.device, *paths, threads=options.threads)
+    text = run_child("peak_memory", bundle, options.device, *paths, threads=options.threads, on_gpu=options.on_gpu)
     result = json.loads(text.splitlines()[-1])
     first, *_ = found = result["files"]
     rows = [Row(SECTION, case, name, PHASE, peak / SIDES[-1] ** 2, "bytes") for name, peak in result["phases"].items()]

@@ -35,6 +35,11 @@ class Options:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     """Ids of the bundle configs and their values, over those of the preset; for tests at toy size."""
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it computes on a GPU."""
+        return self.device.startswith("cuda")
+
 
 @dataclass(frozen=True)
 class Row:
@@ -158,7 +163,9 @@ def load_average() -> float:
     return round(os.getloadavg()[0], 2)
 
 
-def run_child(module: str, *arguments: object, processes: int | None = None, threads: int = 1) -> str:
+def run_child(
+    module: str, *arguments: object, processes: int | None = None, threads: int = 1, on_gpu: bool = False
+) -> str:
     """What ``python -m tests.benchmarks.speed.module`` writes to standard output; under torchrun for several processes.
 
     Raises:
@@ -168,6 +175,8 @@ def run_child(module: str, *arguments: object, processes: int | None = None, thr
     name = f"{__package__}.{module}"
     line = [sys.executable, *launcher, "-m", name, *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    if not on_gpu:  # or Ignite's collectives send their numbers over the first GPU
+        environment["CUDA_VISIBLE_DEVICES"] = ""
     result = subprocess.run(line, capture_output=True, text=True, cwd=ROOT, env=environment)
     if result.returncode:
         raise RuntimeError(f"{name}: {result.stderr[-2000:]}")

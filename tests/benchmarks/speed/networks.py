@@ -170,8 +170,8 @@ class TrainingStep:
         loss.backward()
         self.optimizer.step()
         with torch.no_grad():
-            for mean, parameter in zip(self.average, self.parameters, strict=True):
-                mean.mul_(1 - self.momentum).add_(parameter, alpha=self.momentum)
+            torch._foreach_mul_(self.average, 1 - self.momentum)
+            torch._foreach_add_(self.average, self.parameters, alpha=self.momentum)
 
 
 def noise_batch(batch_size: int, patch_size: int, device: str) -> dict[str, Tensor]:

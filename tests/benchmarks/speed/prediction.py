@@ -1,10 +1,10 @@
-"""Child process: prints how many times as fast as diffusers' network ours predicts the noise, once more from the start.
+"""Child process: prints the seconds of noise predictions by one network, with nothing else in the process.
 
-Where a process's memory comes to lie moves this by several per cent, which no repetition within the process shows.
+What else lies in a process's memory, and where, moves the ratio of two networks by several per cent, which no
+repetition within the process shows.
 """
 
 import json
-import statistics
 import sys
 from functools import partial
 
@@ -16,15 +16,9 @@ def main() -> None:
     """``python -m tests.benchmarks.speed.prediction JSON``."""
     job = json.loads(sys.argv[1])
     batch = noise_batch(job["batch_size"], job["patch"], job["device"])
-    variants = {
-        "theirs": Variant(partial(DiffusersUNet, job["definition"])),
-        "ours": Variant(ours(job["definition"]), **job["flags"]),
-    }
-    functions = {
-        name: NoisePrediction(variant, batch=batch, device=job["device"]) for name, variant in variants.items()
-    }
-    times = interleaved(functions, job["repeats"], job["device"])
-    print(statistics.median(theirs / own for theirs, own in zip(times["theirs"], times["ours"], strict=True)))
+    network = ours(job["definition"]) if job["ours"] else partial(DiffusersUNet, job["definition"])
+    function = NoisePrediction(Variant(network, **job["flags"]), batch=batch, device=job["device"])
+    print(json.dumps(interleaved({"": function}, job["repeats"], job["device"])[""]))
 
 
 if __name__ == "__main__":

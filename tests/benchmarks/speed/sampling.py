@@ -19,6 +19,8 @@ PUBLISHED_PAIRS, PUBLISHED_ROUNDS = 2048, 6
 INVERSION, ANCESTRAL_DECODING, ANCESTRAL_GENERATION = 15, 300, 1000
 """Evaluations of the published procedure for one pair: mined with the first two, generated in a round with the last."""
 EVALUATION = "one evaluation, of all these"
+PRESETS = ("demo", "small", "full")
+ADAPTATIONS = "adaptations of the presets"
 REPEATS = 3
 
 
@@ -53,7 +55,7 @@ def run(options: Options) -> list[Row]:
         for row in counted
         if row.metric == "evaluations"
     ]
-    return [*pairs, *counted, *hours]
+    return [*pairs, *counted, *hours, *preset_rows()]
 
 
 def pair_rows(options: Options) -> list[Row]:
@@ -136,6 +138,23 @@ def adaptation_rows(options: Options) -> list[Row]:
             note = f"{counts['mined']} for each mask, then {counts['generated']} in each round"
             rows.append(Row(SECTION, case, name, "evaluations", total, "patches through a generator", note=note))
             rows.append(Row(SECTION, case, name, "times fewer than published", most / total))
+    return rows
+
+
+def preset_rows() -> list[Row]:
+    """Evaluations of the adaptation that each preset makes, and how many times fewer they are than published."""
+    rows = []
+    for preset in PRESETS:
+        options = Options(preset=preset)
+        mine = stage_parser("latent_mining", "mine.json", options)
+        rounds = stage_parser("co_optimization", "train.json", options)
+        pairs, k, counts = mine.get("pairs"), rounds.get("rounds"), as_set(mine, rounds)
+        published = adaptation(pairs, k, INVERSION + ANCESTRAL_DECODING, ANCESTRAL_GENERATION)
+        name, total = f"preset {preset}: {pairs} masks, K = {k}", adaptation(pairs, k, **counts)
+        note = f"{counts['mined']} for each mask, then {counts['generated']} in each round"
+        rows.append(Row(SECTION, ADAPTATIONS, name, "evaluations", total, "patches through a generator", note=note))
+        rows.append(Row(SECTION, ADAPTATIONS, name, "published at this scale", published))
+        rows.append(Row(SECTION, ADAPTATIONS, name, "times fewer than published", published / total))
     return rows
 
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from ignite.handlers import EMAHandler
 from monai.engines import SupervisedTrainer
 from PIL import Image
 from torch import nn
@@ -13,7 +12,7 @@ from torch import nn
 from monai_vessel_uda import pipeline
 from monai_vessel_uda.data.patches import PatchDataset, RandSymmetryd
 from monai_vessel_uda.data.phantoms import fundus_phantom, write_phantoms
-from monai_vessel_uda.diffusion import NoiseSchedule
+from monai_vessel_uda.diffusion import MovingAverage, NoiseSchedule
 from monai_vessel_uda.engines.trainers import noise_trainer
 from monai_vessel_uda.losses import VesselWeightedNoiseLoss
 from monai_vessel_uda.methods.latent_mining import IntensityRange, LatentMining
@@ -48,7 +47,7 @@ def generator_trainer(
     return noise_trainer(
         network,
         random_patches(config.get("patch_size")),
-        EMAHandler(network, momentum=config.get("ema_momentum")),
+        MovingAverage(network, momentum=config.get("ema_momentum")),
         schedule=NoiseSchedule(),
         loss=VesselWeightedNoiseLoss(),
         output_dir=folder,

@@ -1,6 +1,7 @@
 """Noise prediction and training step of the generator: ours, plain MONAI's and diffusers' side by side."""
 
 import json
+import statistics
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from monai.networks.blocks.selfattention import SABlock
 
-from .measure import Options, Row, interleaved, quartiles, run_child, seconds_of, timed_rows
+from .measure import Options, Row, interleaved, run_child, seconds_of, timed_rows
 from .networks import (
     KNOWN,
     KNOWN_BATCH,
@@ -45,7 +46,7 @@ LABELS = {
 TOO_SLOW = 3.0
 """A variant that takes so many times the reference's seconds in its first measurement is measured no further."""
 PROCESSES, REPEATS_IN_A_PROCESS = 9, 9
-OVER_PROCESSES = "noise prediction, speed-up over processes"
+ALONE = "noise prediction alone in a process"
 MOST_REPEATS = {"known configuration": 9}
 TOLERANCE = 1e-4
 """Largest difference of a prediction between ours and diffusers' network with the same weights."""
@@ -76,26 +77,36 @@ def run(options: Options) -> list[Row]:
             times = interleaved(calls, repeats, options.device)
             rows += timed_rows(SECTION, case, what, times, REFERENCE if REFERENCE in times else None)
         if REFERENCE in times:
-            job = {"definition": definition, "patch": patch, "batch_size": batch_size, "flags": shipped["sampling"]}
-            rows.append(over_processes(case, {**job, "device": options.device}, options))
+            del functions, calls  # a GPU's memory is the children's now
+            job = {"definition": definition, "patch": patch, "batch_size": batch_size, "device": options.device}
+            rows += alone(case, job, shipped["sampling"], options)
     return rows
 
 
-def over_processes(case: str, job: Mapping[str, Any], options: Options) -> Row:
-    """How many times as fast the prediction as shipped is, in one process after the other."""
-    asked = json.dumps({**job, "repeats": min(options.repeats, REPEATS_IN_A_PROCESS)})
-    count = min(options.repeats, PROCESSES)
-    ratios = [float(run_child("prediction", asked, threads=options.threads)) for _ in range(count)]
-    low, middle, high = quartiles(ratios)
-    name, note = named("ours", job["flags"]), f"{count} processes"
-    return Row(SECTION, case, name, OVER_PROCESSES, middle, f"times {REFERENCE}", low, high, note)
+def alone(case: str, job: Mapping[str, Any], shipped: Flags, options: Options) -> list[Row]:
+    """Noise prediction as shipped and by diffusers' network, each in a process of its own, again and again in turn.
+
+    A process gives the median of its measurements; the rows are of these.
+    """
+    repeats = min(options.repeats, REPEATS_IN_A_PROCESS)
+    last = {"channels_last": True}
+    jobs: dict[str, dict[str, Any]] = {named(REFERENCE, flags): {"ours": False, "flags": flags} for flags in ({}, last)}
+    jobs[named("ours", shipped)] = {"ours": True, "flags": shipped}
+    times: dict[str, list[float]] = {name: [] for name in jobs}
+    for _ in range(min(options.repeats, PROCESSES)):
+        for name, own in jobs.items():
+            asked = json.dumps({**job, **own, "repeats": repeats})
+            text = run_child("prediction", asked, threads=options.threads, on_gpu=options.on_gpu)
+            times[name].append(statistics.median(json.loads(text.splitlines()[-1])))
+    rows = timed_rows(SECTION, case, ALONE, times, REFERENCE)
+    return [replace(row, note=f"{len(times[REFERENCE])} processes each") for row in rows]
 
 
 def variants(
     definition: Mapping[str, Any], options: Options, shipped: Mapping[str, Flags], compiled: bool
 ) -> dict[str, Variant]:
     """All that are compared."""
-    folded, gpu = definition["space_to_depth"] > 1, options.device.startswith("cuda")
+    folded, gpu = definition["space_to_depth"] > 1, options.on_gpu
     other = {**definition, "space_to_depth": 1 if folded else 2}
     last, every = {"channels_last": True}, {"channels_last": True, "attention": True, "fused": True}
     theirs: list[Flags] = [{}, last]
