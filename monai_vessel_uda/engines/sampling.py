@@ -96,7 +96,7 @@ def save_samples(
     count: int,
     steps: int,
     seed: int,
-    timesteps: int | None = None,
+    trained_timesteps: int | None = None,
     from_flat: bool = True,
     device: torch.device | str = "cpu",
 ) -> Path:
@@ -113,7 +113,7 @@ def save_samples(
         count: patches.
         steps: of DDIM.
         seed: of the noise.
-        timesteps: how many timesteps the generator was trained on, from the least noisy on; all by default.
+        trained_timesteps: how many timesteps the generator was trained on, from the least noisy on; all by default.
         from_flat: noise a flat image of the real patch's brightness, as the rounds do; else the patch itself, as where
             a generator only inverts.
         device: where to compute.
@@ -121,7 +121,7 @@ def save_samples(
     real = [patches[i] for i in range(count)]
     images = torch.stack([patch["image"] for patch in real])
     masks = torch.stack([patch["label"] for patch in real]) if "label" in real[0] else torch.zeros_like(images)
-    highest = timesteps or schedule.num_train_timesteps
+    highest = trained_timesteps or schedule.num_train_timesteps
     sampler = LatentMining(
         schedule,
         generation_steps=min(steps, highest),

@@ -55,7 +55,7 @@ class PrepareNoisePrediction:
 
     Args:
         schedule: noise levels.
-        timesteps: how many of the schedule's timesteps are trained, from the least noisy on; all by default. A
+        trained_timesteps: how many of the schedule's timesteps are trained, from the least noisy on; all by default. A
             generator that only ever inverts t0 steps need not learn the others.
         min_snr_gamma: weigh the patches by :func:`~monai_vessel_uda.losses.min_snr_weight`; all alike by default.
 
@@ -64,15 +64,15 @@ class PrepareNoisePrediction:
     """
 
     def __init__(
-        self, schedule: NoiseSchedule, timesteps: int | None = None, min_snr_gamma: float | None = None
+        self, schedule: NoiseSchedule, trained_timesteps: int | None = None, min_snr_gamma: float | None = None
     ) -> None:
         highest = schedule.num_train_timesteps
-        if timesteps is not None and not 1 <= timesteps <= highest:
-            raise InputError(f"trained_timesteps: expected 1 to {highest}, got {timesteps}")
+        if trained_timesteps is not None and not 1 <= trained_timesteps <= highest:
+            raise InputError(f"trained_timesteps: expected 1 to {highest}, got {trained_timesteps}")
         if min_snr_gamma is not None and not min_snr_gamma > 0:
             raise InputError(f"min_snr_gamma: expected null or a positive number, got {min_snr_gamma}")
         self.schedule = schedule
-        self.timesteps = timesteps or highest
+        self.trained_timesteps = trained_timesteps or highest
         self.min_snr_gamma = min_snr_gamma
 
     def __call__(
@@ -82,7 +82,7 @@ class PrepareNoisePrediction:
         x_0 = batch["image"].to(device, non_blocking=non_blocking).float()
         mask = batch["label"].to(x_0, non_blocking=non_blocking) if "label" in batch else torch.zeros_like(x_0)
         generators = [torch.Generator().manual_seed(int(seed)) for seed in batch["seed"]]
-        timesteps = torch.cat([torch.randint(self.timesteps, (1,), generator=g) for g in generators])
+        timesteps = torch.cat([torch.randint(self.trained_timesteps, (1,), generator=g) for g in generators])
         noise = seeded_noise(x_0, generators)
         x_t = self.schedule.add_noise(x_0, noise, timesteps)
         weight = []
@@ -156,7 +156,7 @@ def noise_trainer(
     inferer: Inferer | None = None,
     max_epochs: int | None = None,
     handlers: Sequence[Any] = (),
-    timesteps: int | None = None,
+    trained_timesteps: int | None = None,
     min_snr_gamma: float | None = None,
 ) -> SupervisedTrainer:
     """Trainer of a noise prediction network (AdamW, EMA weights).
@@ -179,7 +179,7 @@ def noise_trainer(
         inferer: how the network is called; directly by default.
         max_epochs: epochs after which to stop; all of them by default.
         handlers: further Ignite handlers.
-        timesteps: how many timesteps are trained, from the least noisy on; all by default.
+        trained_timesteps: how many timesteps are trained, from the least noisy on; all by default.
         min_snr_gamma: weigh timesteps by :func:`~monai_vessel_uda.losses.min_snr_weight`; all alike by default.
     """
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=0.0, fused=True)
@@ -187,7 +187,7 @@ def noise_trainer(
     objects = {"network": network, "ema": ema.ema_model, "optimizer": optimizer, "history": history}
     ema.ema_model.to(device)
     return SupervisedTrainer(
-        prepare_batch=PrepareNoisePrediction(schedule, timesteps, min_snr_gamma),
+        prepare_batch=PrepareNoisePrediction(schedule, trained_timesteps, min_snr_gamma),
         optimizer=optimizer,
         train_handlers=[
             history,

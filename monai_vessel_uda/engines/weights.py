@@ -85,19 +85,19 @@ def description_of(weights: str | Path) -> dict[str, Any]:
     return description
 
 
-def learnt_timesteps(weights: str | Path) -> int | None:
+def trained_timesteps_of(weights: str | Path) -> int | None:
     """How many timesteps, from the least noisy on, a generator's description says it was trained on; None for all."""
     described = Path(weights).with_suffix(".json")
     learnt: int | None = load_json(described).get("trained_timesteps") if described.exists() else None
     return learnt
 
 
-def check_generator(weights: str | Path, timesteps: int, schedule: str) -> None:
+def check_generator(weights: str | Path, needed_timesteps: int, schedule: str) -> None:
     """Refuse to use a generator at noise that it was not trained on, as its description says.
 
     Args:
         weights: of the generator.
-        timesteps: how many are asked of it, from the least noisy on.
+        needed_timesteps: how many are asked of it, from the least noisy on.
         schedule: name of the noise schedule.
 
     Raises:
@@ -110,10 +110,10 @@ def check_generator(weights: str | Path, timesteps: int, schedule: str) -> None:
             f"{weights}: this generator learnt the noise of the {learnt} schedule, and the {schedule} one is asked of "
             f"it; set schedule_name to {learnt}, or train it anew"
         )
-    most = learnt_timesteps(weights)
-    if most is not None and timesteps > most:
+    most = trained_timesteps_of(weights)
+    if most is not None and needed_timesteps > most:
         raise InputError(
-            f"{weights}: this generator learnt the {most} least noisy timesteps, and {timesteps} are asked "
+            f"{weights}: this generator learnt the {most} least noisy timesteps, and {needed_timesteps} are asked "
             "of it; train it on more (source_timesteps, generation_timesteps) or ask for fewer (t0, "
             "generation_timesteps)"
         )

@@ -19,7 +19,7 @@ from monai_vessel_uda.config_ids import set_id
 from monai_vessel_uda.data.manifest import load_manifest
 from monai_vessel_uda.data.patches import PatchDataset
 from monai_vessel_uda.diffusion import NoiseSchedule
-from monai_vessel_uda.engines.weights import learnt_timesteps, load_weights
+from monai_vessel_uda.engines.weights import load_weights, trained_timesteps_of
 from monai_vessel_uda.methods.latent_mining import IntensityRange, LatentMining
 from monai_vessel_uda.metrics.distributions import feature_distance
 from monai_vessel_uda.preview import save_contact_sheet
@@ -60,7 +60,7 @@ def main() -> None:
     manifest = load_manifest(options.workspace / "manifest.json")
     weights = options.workspace / "stages" / "ddpm_target" / "weights.pt"
     network = load_weights(config.get_parsed_content("generator_def"), weights).eval()
-    learnt = learnt_timesteps(weights) or ALL_TIMESTEPS
+    learnt = trained_timesteps_of(weights) or ALL_TIMESTEPS
     dataset: PatchDataset = config.get_parsed_content("train#dataset")
     real = torch.stack([dataset[i]["image"] for i in range(2 * options.patches)])
     compared, real = real[: options.patches], real[options.patches :]

@@ -69,7 +69,7 @@ def test_samples_start_where_the_generator_was_trained(tmp_path, from_flat):
 
     images = [{"image": torch.linspace(-1, 1, 256).view(1, 16, 16)}]
     patches = PatchDataset(images, RandSymmetryd(["image"]), 0)
-    options = {"count": 1, "steps": 3, "seed": 0, "timesteps": 30, "from_flat": from_flat}
+    options = {"count": 1, "steps": 3, "seed": 0, "trained_timesteps": 30, "from_flat": from_flat}
     save_samples(Silent(), NoiseSchedule(), patches, tmp_path / "s.png", **options)
     assert [t for t, _ in asked] == [29, 19, 9]
     structure = torch.corrcoef(torch.stack([asked[0][1].flatten(), patches[0]["image"].flatten()]))[0, 1]
