@@ -25,6 +25,16 @@ difference; a few tenths on two seeds are within chance. All factors and scores:
 [accuracy.md](accuracy.md#one-factor-at-a-time-one-round). A cheaper sampler is taken only where it holds over all
 rounds, which 6 DDIM steps do not ([accuracy.md](accuracy.md#over-all-rounds)); 4 of DPM-Solver++ were not tried there.
 """
+PLAIN, EVERY = "ours, channels_last, SDPA", "ours, channels_last, SDPA, fused AdamW"
+OPTIONS = (
+    ("channels_last", "ours", "ours, channels_last", "on"),
+    ("SDPA", "ours, channels_last", PLAIN, "on: its memory does not grow with the square of the pixels"),
+    ("fused AdamW", PLAIN, EVERY, "on"),
+    ("TF32", "ours", "ours, TF32", "PyTorch's default, in convolutions"),
+    ("bfloat16", EVERY, "ours, channels_last, bfloat16, SDPA, fused AdamW", "in trainings, the setting `amp`"),
+    ("torch.compile", EVERY, f"{EVERY}, compiled", "not offered: see how long compiling takes"),
+)
+"""Option, variant without it, variant with it, what the package does."""
 Columns = Mapping[str, tuple[str, float]]
 """Metric: heading of its column, and what its values are multiplied with."""
 
@@ -155,7 +165,32 @@ def step(rows: Sequence[Row]) -> str:
     skipped = [row for row in rows if row.value == "skipped"]
     lines += [f"- Skipped: {r.variant}, {r.metric} ({r.case.split(':')[0]}): {r.note}.\n" for r in skipped]
     text = "Multiply-adds are those of convolutions and matrix products, without the fused attention of diffusers.\n"
-    return "".join(lines) + "\n" + text + "\n" + by_case(rows, lambda own: pivot(own, columns))
+    gains = "What each option gains over the same without it (ratio of medians):\n\n" + options_table(rows)
+    return "\n".join(["".join(lines), gains, text, by_case(rows, lambda own: pivot(own, columns))])
+
+
+def options_table(rows: Sequence[Row]) -> str:
+    """How many times as fast each option makes prediction and training step, and what the package does with it."""
+    cases = list(dict.fromkeys(row.case for row in rows))
+    kinds = ("noise prediction", "training step")
+    body = []
+    for option, without, with_it, use in OPTIONS:
+        cells = []
+        for case in cases:
+            for kind in kinds:
+                before, after = (seconds_of_variant(rows, case, kind, name) for name in (without, with_it))
+                cells.append(short(before / after) if before and after else "")
+        if any(cells):
+            body.append([option, *cells, use])
+    heads = [f"{case.split(':')[0]}: {kind}" for case in cases for kind in kinds]
+    return table(["option", *heads, "in the package"], body)
+
+
+def seconds_of_variant(rows: Sequence[Row], case: str, kind: str, name: str) -> float | None:
+    """Median seconds; a prediction needs no optimiser and is measured without one."""
+    names = [name, name.replace(", fused AdamW", "")] if kind == "noise prediction" else [name]
+    found = (find(rows, f"{kind}, seconds", case, known) for known in names)
+    return next((float(row.value) for row in found if row), None)
 
 
 def bfloat16_lines(rows: Sequence[Row], case: str) -> list[str]:
@@ -236,7 +271,7 @@ def inference(rows: Sequence[Row]) -> str:
             lines.append(
                 f"- {case}: a file of {largest.variant} takes {cell(largest)} bytes a pixel more than the smallest. "
                 "Its float32 image and its logits, the network's output, are 12 of them, the file's pixels and its "
-                "mask 2; the rest grows with the image, too: copies while it is read and written.\n"
+                "mask 2; the rest grows with the image, too (phases below).\n"
             )
     skipped = [row for row in rows if row.value == "skipped"]
     lines += [f"- Skipped: {row.variant} ({row.case}): {row.note}.\n" for row in skipped]
