@@ -63,8 +63,12 @@ def prepared_images(
     paths = [folder / f"{number:05d}.pt" for number in range(len(items))]
     if not all(path.exists() for path in paths):
         verify_files(manifest, [name])  # what is kept under these hashes must have been made from these files
-    with idist.one_rank_first():  # of several processes one fills the disk cache, the others read it
-        return Dataset([_cached(path, prepare, item) for path, item in zip(paths, items, strict=True)])
+    places = list(zip(paths, items, strict=True))
+    if idist.get_world_size() > 1:  # each process fills its share of the disk cache, then all read it
+        for path, item in places[idist.get_rank() :: idist.get_world_size()]:
+            _cached(path, prepare, item)
+        idist.barrier()
+    return Dataset([_cached(path, prepare, item) for path, item in places])
 
 
 def _cached(path: Path, prepare: Callable[[Any], Any], item: Mapping[str, Any]) -> Any:

@@ -29,6 +29,18 @@ def test_images_are_prepared_once(manifest, tmp_path, monkeypatch):
             assert same(first[number][key], value) and same(again[number][key], value)
 
 
+def test_several_processes_share_the_work(manifest, tmp_path, monkeypatch):
+    expected = prepared_images(manifest, "target")
+    monkeypatch.setattr("ignite.distributed.get_world_size", lambda: 2)
+    monkeypatch.setattr("ignite.distributed.get_rank", lambda: 1)
+    own = []
+    monkeypatch.setattr("ignite.distributed.barrier", lambda: own.extend(tmp_path.rglob("*.pt")))
+    found = prepared_images(manifest, "target", cache_dir=tmp_path)
+    assert sorted(path.name for path in own) == [f"{n:05d}.pt" for n in range(1, len(expected), 2)]
+    assert len(found) == len(expected) > 2
+    assert all(torch.equal(found[n]["image"], expected[n]["image"]) for n in range(len(expected)))
+
+
 def test_a_damaged_file_is_made_anew(manifest, tmp_path):
     expected = prepared_images(manifest, "target", cache_dir=tmp_path / "cache")
     files = sorted((tmp_path / "cache").rglob("*.pt"))
