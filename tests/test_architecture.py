@@ -6,7 +6,7 @@ from pathlib import Path
 import monai_vessel_uda
 
 ROOT = Path(monai_vessel_uda.__file__).parent
-SHARED = {"config_ids", "errors", "files", "progress", "seeding", "preview", "tensors", "training_sets", ""}
+SHARED = {"config_ids", "errors", "files", "progress", "seeding", "preview", "tensors", "training_sets", "weights", ""}
 """Small modules that every part may use."""
 MAY_IMPORT = {
     "data": set(),

@@ -19,9 +19,9 @@ from monai_vessel_uda.diffusion import MaskConditionedUNet
 from monai_vessel_uda.engines import generator_import
 from monai_vessel_uda.engines.generative import FIRST
 from monai_vessel_uda.engines.stage import Stage
-from monai_vessel_uda.engines.weights import load_weights
 from monai_vessel_uda.files import load_json, sha256
 from monai_vessel_uda.settings import device_override, resolve_settings
+from monai_vessel_uda.weights import load_weights
 
 from .conftest import TINY
 from .docs.commands import bash, block, replaced

@@ -13,11 +13,11 @@ from ..data.patches import PatchDataset
 from ..diffusion import MaskConditionedUNet, NoiseSchedule
 from ..errors import InputError
 from ..files import load_json, replacing, sha256
+from ..weights import save_weights
 from .generative import load_generative, read_checkpoint
 from .sampling import save_samples
 from .stage import MARK, Stage, is_finished
 from .trainers import PrepareNoisePrediction
-from .weights import save_weights
 
 logger = logging.getLogger("monai_vessel_uda")
 

@@ -37,6 +37,7 @@ from ..metrics.label_free import mask_faithfulness
 from ..preview import save_contact_sheet
 from ..progress import track
 from ..seeding import stable_seed
+from ..weights import load_weights, save_weights
 from .confidence import ConfidentCentres
 from .label_free import choose, measure_segmenter
 from .latent_mining import IntensityRange, LatentMining
@@ -66,9 +67,7 @@ class CoOptimization:
         pair_transform: random flips of a generated pair.
         train_generator: ``(network=, dataset=, ema=, output_dir=, label=) -> trainer``.
         train_segmenter: ``(network=, dataset=, output_dir=, label=) -> trainer``.
-        save_weights: ``(network, path, description)``.
         description: what goes into the JSON beside every segmenter's weights (the preprocessing).
-        load_weights: ``(network, path)``.
         output_dir: where the rounds go.
         rounds: K, at least 1.
         start: what a round generates from: the mined ``latents``, pure ``noise``, or ``both``.
@@ -99,8 +98,6 @@ class CoOptimization:
     pair_transform: Transform
     train_generator: Callable[..., Engine]
     train_segmenter: Callable[..., Engine]
-    save_weights: Callable[..., Any]
-    load_weights: Callable[..., Any]
     output_dir: str | Path
     description: Mapping[str, Any] = field(default_factory=dict)
     rounds: int = 6
@@ -126,7 +123,6 @@ class CoOptimization:
         if isinstance(self.threshold, str) and self.threshold != "auto":
             raise InputError(f"threshold: expected 'auto', a number or null, got {self.threshold!r}")
         self.output_dir, self.mined = Path(self.output_dir), Path(self.mined)
-        self._save_weights = once(self.save_weights)
         self._seen: dict[int, list[Tensor]] = {}
         self._untrained = copy.deepcopy(self.segmenter.state_dict())
 
@@ -156,13 +152,13 @@ class CoOptimization:
             return
         measures: dict[str, Any] = {}
         for name, path in self.candidates.items():
-            self.load_weights(self.segmenter.to(self.device), path)
+            load_weights(self.segmenter.to(self.device), path)
             seen = self._segmented(self.segmenter, f"measuring {name} without masks")
             measures[name] = self._measure_segmenter(self.segmenter, seen)
         chosen, scores = choose(measures)
-        self.load_weights(self.segmenter, self.candidates[chosen])
+        load_weights(self.segmenter, self.candidates[chosen])
         description = {"round": 0, "started_from": chosen, "threshold": measures[chosen]["threshold"]}
-        self._save_weights(self.segmenter, folder / "segmenter" / "weights.pt", {**self.description, **description})
+        once(save_weights)(self.segmenter, folder / "segmenter" / "weights.pt", {**self.description, **description})
         record: dict[str, Any] = {"round": 0, "candidates": measures, "scores": scores, "started_from": chosen}
         once(save_json)({**record, "measures": measures[chosen]}, folder / "measures.json")
 
@@ -174,7 +170,7 @@ class CoOptimization:
         refined = self._refine(k, folder)
         measures = {**self._measure_segmenter(refined, self._probabilities(k)), **generated}
         described = {**self.description, "round": k, "threshold": measures["threshold"]}
-        self._save_weights(refined, folder / "segmenter" / "weights.pt", described)
+        once(save_weights)(refined, folder / "segmenter" / "weights.pt", described)
         record = {"round": k, "measures": measures, "vessel_fraction_pseudo": _fraction(items)}
         once(save_json)(record, folder / "measures.json")
         if self.on_round is not None:
@@ -199,7 +195,7 @@ class CoOptimization:
             "chosen_by": "label-free measures",
             "scores": scores,
         }
-        self._save_weights(self._segmenter_of(int(best)), Path(self.output_dir) / "weights.pt", description)
+        once(save_weights)(self._segmenter_of(int(best)), Path(self.output_dir) / "weights.pt", description)
         summary = {"rounds": records, "exported_round": int(best), "started_from": records[0]["started_from"]}
         once(save_json)(summary, Path(self.output_dir) / "rounds.json")
         return summary
@@ -241,7 +237,7 @@ class CoOptimization:
 
     def _segmenter_of(self, k: int) -> nn.Module:
         """``self.segmenter`` with the weights of round k."""
-        self.load_weights(self.segmenter.to(self.device), self._folder(k) / "segmenter" / "weights.pt")
+        load_weights(self.segmenter.to(self.device), self._folder(k) / "segmenter" / "weights.pt")
         return self.segmenter
 
     def _save_confident(self, probabilities: Sequence[Tensor], masks: Sequence[Tensor], path: Path) -> None:
@@ -271,7 +267,7 @@ class CoOptimization:
         path = folder / "generator" / "weights.pt"
         if not path.exists():
             before = self.generator_weights if k == 1 else self._folder(k - 1) / "generator" / "weights.pt"
-            self.load_weights(self.generator.to(self.device), before)
+            load_weights(self.generator.to(self.device), before)
             dataset = PatchDataset(items, self.patch_transform, stable_seed(self.seed, "fine-tune", k))
             ema = MovingAverage(self.generator, momentum=self.ema_momentum)
             self.train_generator(
@@ -283,9 +279,9 @@ class CoOptimization:
             ).run()
             schedule = self.mining.schedule
             learnt = {"trained_timesteps": self.mining.generation_timesteps, "schedule": schedule.name}
-            self._save_weights(ema.ema_model, path, {"round": k, **learnt})
+            once(save_weights)(ema.ema_model, path, {"round": k, **learnt})
             (path.parent / "checkpoint.pt").unlink(missing_ok=True)
-        self.load_weights(self.generator.to(self.device), path)
+        load_weights(self.generator.to(self.device), path)
         return self.generator
 
     def _refine(self, k: int, folder: Path) -> nn.Module:
@@ -304,7 +300,7 @@ class CoOptimization:
                 output_dir=path.parent,
                 label=f"round {k}: refining the segmenter",
             ).run()
-            self._save_weights(segmenter, path, {**self.description, "round": k})
+            once(save_weights)(segmenter, path, {**self.description, "round": k})
             (path.parent / "checkpoint.pt").unlink(missing_ok=True)
         return self._segmenter_of(k)
 

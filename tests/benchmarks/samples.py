@@ -19,11 +19,11 @@ from monai_vessel_uda.config_ids import set_id
 from monai_vessel_uda.data.manifest import load_manifest
 from monai_vessel_uda.data.patches import PatchDataset
 from monai_vessel_uda.diffusion import NoiseSchedule
-from monai_vessel_uda.engines.weights import load_weights, trained_timesteps_of
 from monai_vessel_uda.methods.latent_mining import IntensityRange, LatentMining
 from monai_vessel_uda.metrics.distributions import feature_distance
 from monai_vessel_uda.preview import save_contact_sheet
 from monai_vessel_uda.settings import bundle_folder, resolve_settings
+from monai_vessel_uda.weights import load_weights, trained_timesteps_of
 
 WAYS = [
     *(("ddim", "trailing", steps, None) for steps in (50, 25, 15)),

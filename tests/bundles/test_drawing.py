@@ -5,9 +5,9 @@ import pytest
 
 from monai_vessel_uda.data.images import read_image, read_mask
 from monai_vessel_uda.data.layouts import find_items
-from monai_vessel_uda.engines.weights import save_weights
 from monai_vessel_uda.files import load_json
 from monai_vessel_uda.settings import bundle_folder, bundles_folder, load_preset
+from monai_vessel_uda.weights import save_weights
 
 from ..conftest import TINY
 from ..docs.commands import ROOT, bash, block, replaced

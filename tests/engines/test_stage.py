@@ -9,9 +9,9 @@ from torch import nn
 from monai_vessel_uda.engines.rounds import candidate_weights
 from monai_vessel_uda.engines.segmentation import SaveVesselsd, images_to_evaluate, images_to_segment, model_transforms
 from monai_vessel_uda.engines.stage import Stage, is_finished
-from monai_vessel_uda.engines.weights import save_weights
 from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.files import load_json
+from monai_vessel_uda.weights import save_weights
 
 
 def stage(folder, **settings):

@@ -7,11 +7,11 @@ from monai.transforms import Compose
 from torch import nn
 
 from monai_vessel_uda.data.patches import PatchDataset, RandPatchd, RandSymmetryd
-from monai_vessel_uda.engines.weights import load_weights, save_weights
 from monai_vessel_uda.files import load_tensors
 from monai_vessel_uda.methods.co_optimization import CoOptimization
 from monai_vessel_uda.methods.latent_mining import LatentMining
 from monai_vessel_uda.methods.pairs import mine_pairs
+from monai_vessel_uda.weights import save_weights
 
 from .generators import ANY, SCHEDULE, GaussianGenerator
 
@@ -90,8 +90,6 @@ class Rounds:
             pair_transform=flips,
             train_generator=self._train_generator,
             train_segmenter=self._train_segmenter,
-            save_weights=save_weights,
-            load_weights=load_weights,
             output_dir=folder / "rounds",
             description={"preprocessing": "none"},
             on_round=lambda k, measures, folder: self.told.append(k),

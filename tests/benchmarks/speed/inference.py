@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from monai_vessel_uda.data.phantoms import octa_phantom
 from monai_vessel_uda.deployment.exported_bundle import bundle_network, export_bundle
 from monai_vessel_uda.deployment.runtimes import FILES, OnnxNetwork, convert_bundle
-from monai_vessel_uda.engines.weights import save_weights
 from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.files import load_json
 from monai_vessel_uda.segmenter import segment
 from monai_vessel_uda.settings import bundle_folder, preset_overrides
+from monai_vessel_uda.weights import save_weights
 
 from .measure import Options, Row, interleaved, run_child, timed_rows
 from .networks import multiply_adds, parameters

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from .. import __version__
-from ..errors import InputError
-from ..files import load_json, load_tensors, save_json, save_tensors, sha256
+from . import __version__
+from .errors import InputError
+from .files import load_json, load_tensors, save_json, save_tensors, sha256
 
 TRAITS = ("num_groups", "stride", "dilation", "num_heads")
 """What a layer computes with that leaves no trace in the names and shapes of its weights."""

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from monai_vessel_uda.engines.weights import check_generator, load_weights, save_weights
 from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.files import load_json, save_json, sha256
+from monai_vessel_uda.weights import check_generator, load_weights, save_weights
 
 
 def test_round_trip_with_description(tmp_path):
