@@ -131,17 +131,20 @@ def _end_job(kind: type[BaseException], error: BaseException, trace: TracebackTy
         return
     faulthandler.dump_traceback_later(EXIT_SECONDS, exit=True)
     message = mendable(error)
-    if message is None:
+    try:  # torchrun records what is being handled
+        raise error if message is None else InputError(message) from None
+    except InputError as told:
+        _exit_code = 2
+        if int(os.environ.get("RANK", "0")) > 0:
+            time.sleep(GRACE_SECONDS)
+        told.__traceback__ = None  # torchrun repeats what it is told, and the traceback says no more
+        print(f"error: {message}", file=sys.stderr)
+        get_error_handler().record_exception(told)
+    except Exception:
         _exit_code = 1
         time.sleep(GRACE_SECONDS)
         sys.__excepthook__(kind, error, trace)
         get_error_handler().record_exception(error)
-        return
-    _exit_code = 2
-    if int(os.environ.get("RANK", "0")) > 0:
-        time.sleep(GRACE_SECONDS)
-    print(f"error: {message}", file=sys.stderr)
-    get_error_handler().record_exception(InputError(message))  # torchrun repeats it, without a traceback
 
 
 def _leave_at_once() -> None:
