@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from monai_vessel_uda.errors import InputError
-from monai_vessel_uda.files import load_json, save_json, sha256
+from monai_vessel_uda.files import load_json, load_tensors, save_json, sha256
 from monai_vessel_uda.weights import check_generator, load_weights, save_weights
 
 
@@ -59,7 +59,8 @@ def test_weights_without_a_record_of_these_traits_are_those_of_an_earlier_versio
     path = save_weights(nn.Linear(2, 3), tmp_path / "w.pt")
     record = load_json(tmp_path / "w.json")
     save_json({**record, "architecture": {"network": "other", "parameters": 9}}, tmp_path / "w.json")
-    load_weights(nn.Linear(2, 3), path)
+    loaded = load_weights(nn.Linear(2, 3), path)
+    assert all(torch.equal(loaded.state_dict()[name], saved) for name, saved in load_tensors(path).items())
 
 
 def test_noise_that_was_not_learnt_is_refused(tmp_path):

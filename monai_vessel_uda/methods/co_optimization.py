@@ -48,6 +48,7 @@ logger = logging.getLogger("monai_vessel_uda")
 
 once = idist.one_rank_only(with_barrier=True)
 """Of several processes the first calls the function; none goes on before that is done."""
+save_weights_once = once(save_weights)
 
 
 @dataclass
@@ -158,7 +159,7 @@ class CoOptimization:
         chosen, scores = choose(measures)
         load_weights(self.segmenter, self.candidates[chosen])
         description = {"round": 0, "started_from": chosen, "threshold": measures[chosen]["threshold"]}
-        once(save_weights)(self.segmenter, folder / "segmenter" / "weights.pt", {**self.description, **description})
+        save_weights_once(self.segmenter, folder / "segmenter" / "weights.pt", {**self.description, **description})
         record: dict[str, Any] = {"round": 0, "candidates": measures, "scores": scores, "started_from": chosen}
         once(save_json)({**record, "measures": measures[chosen]}, folder / "measures.json")
 
@@ -170,7 +171,7 @@ class CoOptimization:
         refined = self._refine(k, folder)
         measures = {**self._measure_segmenter(refined, self._probabilities(k)), **generated}
         described = {**self.description, "round": k, "threshold": measures["threshold"]}
-        once(save_weights)(refined, folder / "segmenter" / "weights.pt", described)
+        save_weights_once(refined, folder / "segmenter" / "weights.pt", described)
         record = {"round": k, "measures": measures, "vessel_fraction_pseudo": _fraction(items)}
         once(save_json)(record, folder / "measures.json")
         if self.on_round is not None:
@@ -195,7 +196,7 @@ class CoOptimization:
             "chosen_by": "label-free measures",
             "scores": scores,
         }
-        once(save_weights)(self._segmenter_of(int(best)), Path(self.output_dir) / "weights.pt", description)
+        save_weights_once(self._segmenter_of(int(best)), Path(self.output_dir) / "weights.pt", description)
         summary = {"rounds": records, "exported_round": int(best), "started_from": records[0]["started_from"]}
         once(save_json)(summary, Path(self.output_dir) / "rounds.json")
         return summary
@@ -279,7 +280,7 @@ class CoOptimization:
             ).run()
             schedule = self.mining.schedule
             learnt = {"trained_timesteps": self.mining.generation_timesteps, "schedule": schedule.name}
-            once(save_weights)(ema.ema_model, path, {"round": k, **learnt})
+            save_weights_once(ema.ema_model, path, {"round": k, **learnt})
             (path.parent / "checkpoint.pt").unlink(missing_ok=True)
         load_weights(self.generator.to(self.device), path)
         return self.generator
@@ -300,7 +301,7 @@ class CoOptimization:
                 output_dir=path.parent,
                 label=f"round {k}: refining the segmenter",
             ).run()
-            once(save_weights)(segmenter, path, {**self.description, "round": k})
+            save_weights_once(segmenter, path, {**self.description, "round": k})
             (path.parent / "checkpoint.pt").unlink(missing_ok=True)
         return self._segmenter_of(k)
 
