@@ -160,7 +160,7 @@ def prepare(
     seed: SeedOption = 0,
 ) -> None:
     """Find and check the images, and decide how both kinds are brought into one space (manifest.json)."""
-    from . import pipeline
+    from . import preparation
 
     if not source or target is None:
         raise InputError("prepare: expected --source (once or more) and --target, each with a folder")
@@ -173,7 +173,7 @@ def prepare(
         "flatten": flatten,
         "match": match,
     }
-    typer.echo(pipeline.prepare(workspace, source, target, evaluation, upper_bound, seed=seed, **preprocessing))
+    typer.echo(preparation.prepare(workspace, source, target, evaluation, upper_bound, seed=seed, **preprocessing))
 
 
 @app.command()
@@ -201,7 +201,7 @@ def adapt(
 
     Finished stages are skipped and an interrupted one continues: run the same command again.
     """
-    from . import pipeline
+    from . import pipeline, preparation
     from .settings import device_override, resolve_settings
 
     overrides = _overrides(settings or [])
@@ -213,9 +213,9 @@ def adapt(
         overrides["rounds"] = rounds
     resolve_settings(preset, {**overrides, **device_override(device)})  # refused before images are looked at
     if (workspace / "manifest.json").exists():
-        pipeline.check_prepared(workspace, source or (), target, evaluation, upper_bound, seed)
+        preparation.check_prepared(workspace, source or (), target, evaluation, upper_bound, seed)
     elif source and target is not None:
-        pipeline.prepare(workspace, source, target, evaluation, upper_bound, seed=seed or 0)
+        preparation.prepare(workspace, source, target, evaluation, upper_bound, seed=seed or 0)
     elif source or target or evaluation or upper_bound:
         raise InputError("adapt: expected both --source (once or more) and --target, each with a folder")
     bundle = pipeline.adapt(workspace, preset, overrides, baselines, device, registered_model)

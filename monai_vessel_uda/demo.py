@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import pipeline
+from . import pipeline, preparation
 from .files import load_json, replacing
 from .progress import log_to_stderr
 
@@ -52,7 +52,8 @@ def adapt_phantoms(folder: Path, seed: int) -> dict[str, Any]:
     workspace = folder / f"seed_{seed}"
     if not (workspace / "manifest.json").exists():
         sets = write_phantoms(workspace / "phantoms", seed=seed)
-        pipeline.prepare(workspace, [sets["source"]], sets["target"], sets["evaluation"], sets["supervised"], seed=seed)
+        folders = (sets[name] for name in ("target", "evaluation", "supervised"))
+        preparation.prepare(workspace, [sets["source"]], *folders, seed=seed)
     pipeline.adapt(workspace, preset="demo")
     scores: dict[str, Any] = load_json(workspace / "scores.json")
     return scores

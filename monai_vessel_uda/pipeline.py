@@ -12,19 +12,18 @@ A workspace is a folder::
 """
 
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import __version__
-from .deployment.exported_bundle import export_bundle, record_scores
+from .deployment.exported_bundle import export_bundle
 from .errors import InputError, surfacing_input_errors
-from .files import check_path, load_json, replacing, save_json, sha256
-from .segmenter import evaluate, inference_workflow
+from .files import save_json
+from .scoring import score
+from .segmenter import inference_workflow
 from .settings import bundle_folder, device_override, resolve_settings, warn_if_hopeless
-from .training_sets import BASELINES, CANDIDATES, TRAINING_SETS
+from .training_sets import BASELINES, CANDIDATES
 from .workflows import bundle_workflow
 
 if TYPE_CHECKING:
@@ -40,124 +39,6 @@ class Step:
     bundle: str
     config: str
     overrides: Mapping[str, Any]
-
-
-def prepare(
-    workspace: str | Path,
-    source: Sequence[str | Path],
-    target: str | Path,
-    evaluation: str | Path | None = None,
-    supervised: str | Path | None = None,
-    *,
-    seed: int = 0,
-    **preprocessing: Any,
-) -> Path:
-    """Write the manifest: find the images, check them, decide how both domains are brought into one space.
-
-    Args:
-        workspace: folder to make.
-        source: folders of labelled source images, in any known layout.
-        target: folder of target images; masks in it are not looked at.
-        evaluation: folder of target images with masks, for scores only; of a data set's root its official test part.
-        supervised: folder of target images with masks, for the upper bound only; needs ``evaluation``.
-        seed: of everything random.
-        preprocessing: options of
-            :func:`~monai_vessel_uda.transforms.preprocessing.estimate_preprocessing`.
-
-    Returns:
-        Path of the manifest.
-
-    Raises:
-        InputError: anything that cannot be used; names the file.
-    """
-    from .data.manifest import build_manifest, save_manifest
-    from .progress import Progress
-    from .transforms.preprocessing import estimate_preprocessing
-
-    check_path(Path(workspace).resolve())
-    path = Path(workspace) / "manifest.json"
-    if path.exists() and any((path.parent / "stages").glob("*")):
-        raise InputError(
-            f"{path}: this workspace has stages of an earlier adaptation; choose another folder or delete it"
-        )
-    if supervised is not None and evaluation is None:
-        raise InputError(f"upper bound {supervised}: expected images to score it on, too (--evaluation)")
-    found = find_images(source, target, evaluation, supervised)
-    progress = Progress("looking at the images", 100)
-    record = estimate_preprocessing(
-        found["source"],
-        found["target"],
-        seed=seed,
-        progress=lambda share, what: progress.update(round(100 * share) - progress.done),
-        **preprocessing,
-    )
-    manifest = build_manifest(
-        source=found["source"],
-        target=found["target"],
-        evaluation=found["evaluation"],
-        supervised=found["supervised"],
-        preprocessing=record,
-        seed=seed,
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_manifest(manifest, path)
-    return path
-
-
-def find_images(
-    source: Sequence[str | Path],
-    target: str | Path | None,
-    evaluation: str | Path | None = None,
-    supervised: str | Path | None = None,
-) -> dict[str, list[dict[str, Any]]]:
-    """Items of the manifest's four lists in the folders of :func:`prepare`; none of a list without a folder."""
-    from .data.layouts import find_items
-
-    return {
-        "source": [item for folder in source for item in find_items(folder, domain="source", labels="required")],
-        "target": [] if target is None else find_items(target, domain="target", labels="forbidden"),
-        **{
-            name: [] if folder is None else find_items(folder, domain="target", labels="required", preferred=part)
-            for name, folder, part in (("evaluation", evaluation, "test"), ("supervised", supervised, "train"))
-        },
-    }
-
-
-def check_prepared(
-    workspace: Path,
-    source: Sequence[str | Path],
-    target: str | Path | None,
-    evaluation: str | Path | None,
-    supervised: str | Path | None,
-    seed: int | None,
-) -> None:
-    """Refuse folders or a seed that a workspace was not prepared with: they would be left out in silence.
-
-    Args:
-        workspace: folder with a manifest.
-        source: folders as in :func:`prepare`; none asks for those that are known.
-        target: likewise.
-        evaluation: likewise.
-        supervised: likewise.
-        seed: likewise.
-
-    Raises:
-        InputError: another seed, or a folder whose images are not the manifest's.
-    """
-    from .data.manifest import load_manifest
-
-    manifest = load_manifest(workspace / "manifest.json")
-    if seed is not None and seed != manifest["seed"]:
-        raise InputError(f"seed {seed}: {workspace} was prepared with {manifest['seed']}; take a new workspace")
-    for name, items in find_images(source, target, evaluation, supervised).items():
-        given, known = ({os.path.abspath(item["image"]) for item in found} for found in (items, manifest[name]))
-        if given and given != known:
-            what = "with other images" if known else "without"
-            raise InputError(
-                f"{'upper bound' if name == 'supervised' else name}: {workspace} was prepared {what} (such as "
-                f"{min(given ^ known)}); take a new workspace, or score the finished segmenter with 'vessel-uda "
-                "evaluate'"
-            )
 
 
 def adapt(
@@ -341,68 +222,6 @@ def import_generator(
     return folder
 
 
-def score(workspace: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Score every segmenter of the workspace; write ``scores.json``, ``.csv`` and ``.md``.
-
-    The only step that reads evaluation masks, and nothing is chosen by it.
-    """
-    from .data.manifest import load_manifest, verify_files
-    from .metrics.segmentation import paired_difference
-    from .report.table import score_csv, score_table
-
-    manifest = load_manifest(workspace / "manifest.json")
-    verify_files(manifest, ["evaluation"])
-    rounds = load_json(workspace / "stages" / "co_optimization" / "rounds.json")
-    segmenters = trained_segmenters(workspace, len(rounds["rounds"]) - 1)
-    found = {name: _evaluated(workspace, weights, settings) for name, weights in segmenters}
-    number, start = rounds["exported_round"], rounds["started_from"]
-    exported = f"round {number}" if number else TRAINING_SETS[start].shown_as
-    patients = [(item["dataset"], item["group"]) for item in manifest["evaluation"]]
-    best = _per_image(found[exported])
-    rows: list[dict[str, Any]] = []
-    for name, result in found.items():
-        rows.append({"name": name, "scores": result["summary"], "exported": name == exported})
-        if name != exported:
-            difference = paired_difference(best, _per_image(result), settings["seed"], groups=patients)
-            rows[-1]["exported_minus"] = difference
-    conditions = {
-        "seed": settings["seed"],
-        "started_from": start,
-        "exported_round": number,
-        "version": __version__,
-        "settings": dict(settings),
-    }
-    scores = {"rows": rows, "conditions": conditions}
-    save_json(scores, workspace / "scores.json")
-    record_scores(workspace / "vessel_segmentation", found[exported]["summary"], len(best))
-    for suffix, text in ((".md", score_table(rows)), (".csv", score_csv(rows))):
-        with replacing(workspace / f"scores{suffix}") as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    return scores
-
-
-def _evaluated(workspace: Path, weights: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Scores of one segmenter on the evaluation images, kept beside its weights and taken from there if still true."""
-    output = weights.parent / "evaluation.json"
-    threshold = load_json(weights.with_suffix(".json")).get("threshold", 0.5)
-    scored = {"weights_sha256": sha256(weights), "threshold": threshold, "version": __version__}
-    if not output.exists() or not scored.items() <= load_json(output).items():
-        overrides = {"ckpt_path": str(weights), "threshold": threshold, "seed": settings["seed"], **_device(settings)}
-        bundle, manifest = workspace / "vessel_segmentation", workspace / "manifest.json"
-        save_json({**evaluate(bundle, None, output, manifest=manifest, overrides=overrides), **scored}, output)
-    result: dict[str, Any] = load_json(output)
-    return result
-
-
-def _per_image(result: Mapping[str, Any]) -> list[dict[str, float]]:
-    """Scores of each image as they were before JSON, which has no NaN."""
-    undefined = float("nan")
-    return [
-        {name: undefined if value is None else value for name, value in image["scores"].items()}
-        for image in result["per_image"]
-    ]
-
-
 def stage_workflow(workspace: str | Path, step: Step, settings: Mapping[str, Any]) -> Any:
     """One stage as MONAI's ``ConfigWorkflow``, not yet parsed, run or initialised."""
     root = bundle_folder(step.bundle)
@@ -422,17 +241,13 @@ def _settings(
     return resolve_settings(preset, {**overrides, **prepared})
 
 
-def _device(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The device that was asked for, if one was; otherwise every bundle takes a GPU where there is one."""
-    return {"device": settings["device"]} if "device" in settings else {}
-
-
 def _predictions(workspace: Path, settings: Mapping[str, Any], count: int) -> "Iterator[tuple[Tensor, Tensor]]":
     """The first target images at the working resolution, and what the exported bundle marks in them at the native."""
     from .data.manifest import datalist, load_manifest
     from .engines.inference import native_probabilities
 
-    workflow = inference_workflow(workspace / "vessel_segmentation", ["segment.json"], _device(settings))
+    device = {"device": settings["device"]} if "device" in settings else {}
+    workflow = inference_workflow(workspace / "vessel_segmentation", ["segment.json"], device)
     workflow.parser.parse(True)
     network, transform, inferer, threshold = (
         workflow.parser.get_parsed_content(name) for name in ("network", "preprocessing", "inferer", "threshold")
@@ -440,15 +255,3 @@ def _predictions(workspace: Path, settings: Mapping[str, Any], count: int) -> "I
     items = datalist(load_manifest(workspace / "manifest.json"), "target")[:count]
     for item, probability in zip(items, native_probabilities(network, items, transform, inferer), strict=True):
         yield transform(dict(item))["image"], probability >= threshold
-
-
-def trained_segmenters(workspace: Path, rounds: int) -> Iterator[tuple[str, Path]]:
-    """Name and weights of every segmenter that was trained, in the order of the table."""
-    folder = workspace / "stages"
-    places = {TRAINING_SETS[name].shown_as: folder / "segmenters" / name for name in (*BASELINES, "mined")}
-    for k in range(1, rounds + 1):
-        places[f"round {k}"] = folder / "co_optimization" / f"round_{k:02d}" / "segmenter"
-    places[TRAINING_SETS["supervised"].shown_as] = folder / "segmenters" / "supervised"
-    for name, place in places.items():
-        if (place / "weights.pt").exists():
-            yield name, place / "weights.pt"

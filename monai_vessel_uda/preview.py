@@ -1,4 +1,4 @@
-"""Contact sheets: PNGs that let a person see what a stage produced."""
+"""Pictures that let a person see what a stage produced: overlays and contact sheets."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 Picture = NDArray[np.uint8]
 
+VERMILLION, BLUE = (213, 94, 0), (0, 114, 178)
+"""Colours of Okabe and Ito, which people with any colour vision can tell apart."""
 MAX_BYTES = 200_000
 """A sheet of tiles is drawn smaller until its file is no larger than this."""
 
@@ -43,6 +45,30 @@ def to_rgb(array: ArrayLike | Tensor) -> Picture:
         scaled = values.astype(float) if is_mask else (values + 1) / 2
         values = np.rint(np.clip(np.nan_to_num(scaled), 0, 1) * 255).astype(np.uint8)
     return values if values.ndim == 3 else np.repeat(values[..., None], 3, axis=2)
+
+
+def overlay(
+    image: ArrayLike, mask: ArrayLike, colour: tuple[int, int, int] = VERMILLION, opacity: float = 0.7
+) -> Picture:
+    """Tint an image where a mask is set.
+
+    Args:
+        image: as in :func:`to_rgb`.
+        mask: (H, W) or (1, H, W); above 0.5 is set.
+        colour: RGB of the tint.
+        opacity: 0 shows the image alone, 1 the colour alone.
+
+    Returns:
+        uint8 (H, W, 3).
+
+    Raises:
+        InputError: image and mask differ in size.
+    """
+    picture, chosen = to_rgb(image), _mask(mask)
+    if picture.shape[:2] != chosen.shape:
+        raise InputError(f"overlay: the image has {picture.shape[:2]} pixels, the mask {chosen.shape}")
+    tinted = (1 - opacity) * picture + opacity * np.asarray(colour)
+    return np.where(chosen[..., None], np.rint(tinted), picture).astype(np.uint8)
 
 
 def save_contact_sheet(
@@ -82,6 +108,13 @@ def save_contact_sheet(
             tile //= 2
             _sheet(pictures, titles, tile, gap).save(temporary, format="PNG", optimize=True)
     return Path(path)
+
+
+def _mask(mask: ArrayLike) -> NDArray[np.bool_]:
+    values = np.asarray(mask)
+    if values.ndim == 3 and values.shape[0] == 1:
+        values = values[0]
+    return values > 0.5
 
 
 def _sheet(pictures: Sequence[Sequence[Picture]], titles: Sequence[str], tile: int | None, gap: int) -> "Image":

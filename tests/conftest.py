@@ -14,7 +14,7 @@ if os.environ.get("GPU_TESTS") != "1":  # all others are for the CPU, to whose b
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: two processes of two threads on two cores crawl
     os.environ["OMP_NUM_THREADS"] = "1"
 
-from monai_vessel_uda import pipeline
+from monai_vessel_uda import pipeline, preparation
 from monai_vessel_uda.data.phantoms import write_phantoms
 
 logging.getLogger("ignite").setLevel(logging.WARNING)
@@ -86,7 +86,7 @@ def phantoms(tmp_path_factory):
 def prepared(phantoms, tmp_path_factory):
     """A workspace with a manifest only; copy it before use."""
     workspace = tmp_path_factory.mktemp("prepared") / "workspace"
-    pipeline.prepare(
+    preparation.prepare(
         workspace, [phantoms["source"]], phantoms["target"], phantoms["evaluation"], phantoms["supervised"], seed=3
     )
     return workspace

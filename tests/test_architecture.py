@@ -1,4 +1,4 @@
-"""Imports go one way: primitives, methods, engines, pipeline, demo, command line."""
+"""Imports go one way: primitives, methods, engines, segmenter, pipeline, demo, command line."""
 
 import ast
 from pathlib import Path
@@ -20,25 +20,24 @@ MAY_IMPORT = {
     "limits": set(),
     "settings": {"limits"},
     "deployment": {"data", "settings"},
+    "preparation": {"data", "transforms"},
+    "scoring": {"data", "deployment", "metrics", "report", "segmenter"},
     "pipeline": {
         "deployment",
         "data",
         "transforms",
-        "diffusion",
-        "losses",
-        "metrics",
-        "methods",
         "engines",
         "report",
+        "scoring",
         "segmenter",
         "settings",
         "workflows",
     },
-    "demo": {"data", "pipeline"},
+    "demo": {"data", "pipeline", "preparation"},
     "label": {"deployment"},
     "workflows": set(),
     "segmenter": {"deployment", "settings", "workflows"},
-    "cli": {"demo", "deployment", "label", "pipeline", "report", "segmenter", "settings"},
+    "cli": {"demo", "deployment", "label", "pipeline", "preparation", "report", "segmenter", "settings"},
 }
 
 

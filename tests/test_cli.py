@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 import monai_vessel_uda
-from monai_vessel_uda import demo, pipeline, segmenter
+from monai_vessel_uda import demo, pipeline, preparation, segmenter
 from monai_vessel_uda.cli import app
 from monai_vessel_uda.data.manifest import FORMAT, VERSION
 from monai_vessel_uda.errors import InputError
@@ -45,7 +45,8 @@ def calls(monkeypatch, tmp_path):
         return record
 
     for name in results:
-        module = {"run_demo": demo, "segment": segmenter, "evaluate": segmenter}.get(name, pipeline)
+        homes = {"run_demo": demo, "prepare": preparation, "adapt": pipeline}
+        module = homes.get(name, segmenter)
         monkeypatch.setattr(module, name, recorder(name))
     return made
 
@@ -137,7 +138,7 @@ def one_image_in_each_folder(monkeypatch):
         folders = {"source": source, "target": [target], "evaluation": [masked[0]], "supervised": [masked[1]]}
         return {name: [{"image": f"{path}/1.png"} for path in paths if path] for name, paths in folders.items()}
 
-    monkeypatch.setattr(pipeline, "find_images", found)
+    monkeypatch.setattr(preparation, "find_images", found)
 
 
 @pytest.mark.usefixtures("one_image_in_each_folder")

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from monai_vessel_uda.errors import InputError
-from monai_vessel_uda.preview import MAX_BYTES, save_contact_sheet, to_rgb
+from monai_vessel_uda.preview import MAX_BYTES, overlay, save_contact_sheet, to_rgb
 
 
 def test_grey_values_masks_and_bytes():
@@ -16,6 +16,15 @@ def test_grey_values_masks_and_bytes():
     np.testing.assert_array_equal(to_rgb(colour), colour)
     with pytest.raises(InputError, match="shape"):
         to_rgb(np.zeros((2, 5, 5)))
+
+
+def test_overlay_blends_inside_the_mask_and_leaves_the_rest():
+    image = np.full((2, 2), 100, np.uint8)
+    shown = overlay(image, np.array([[1, 0], [0, 0]]), colour=(200, 0, 0), opacity=0.5)
+    np.testing.assert_array_equal(shown[0, 0], [150, 50, 50])
+    assert (shown.reshape(-1, 3)[1:] == 100).all()
+    with pytest.raises(InputError, match="overlay"):
+        overlay(image, np.zeros((3, 3)))
 
 
 def test_tensors_are_never_taken_for_bytes():

@@ -16,6 +16,7 @@ from ..data.layouts import find_items
 from ..data.manifest import datalist, load_manifest
 from ..errors import InputError
 from ..files import replacing
+from ..preview import overlay
 from ..progress import Progress
 from ..transforms.preprocessing import target_transforms
 from .inference import to_size
@@ -202,15 +203,13 @@ def _is_image(path: Path, folder: Path) -> bool:
     return path.is_file() and bool(image_suffix(path)) and not hidden
 
 
-def _write_overlay(array: np.ndarray, mask: np.ndarray, path: Path, strength: float = 0.6) -> None:
-    """The image with vessels tinted in orange (visible with any colour vision)."""
+def _write_overlay(array: np.ndarray, mask: np.ndarray, path: Path) -> None:
+    """The image, from its darkest to its brightest, with tinted vessels."""
     from PIL import Image
 
     grey = array.astype(np.float32)
     low, high = np.percentile(grey, (0.5, 99.5))
     scaled = np.clip((grey - low) / max(high - low, 1e-6), 0, 1) * 255
-    rgb = np.repeat(scaled[..., None], 3, axis=2) if scaled.ndim == 2 else scaled[..., :3]
-    tint = np.array([230.0, 159.0, 0.0])
-    blended = np.where(mask[..., None], (1 - strength) * rgb + strength * tint, rgb)
+    picture = scaled.round().astype(np.uint8)
     with replacing(path) as temporary:
-        Image.fromarray(blended.round().astype(np.uint8)).save(temporary, format="PNG")
+        Image.fromarray(overlay(picture if picture.ndim == 2 else picture[..., :3], mask)).save(temporary, format="PNG")

@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..files import load_json, load_tensors
-from ..preview import save_contact_sheet
-from .figures import overlay
+from ..preview import overlay, save_contact_sheet
 
 TITLES = ("source", "its mask", "generated", "real target", "prediction")
 

@@ -1,48 +1,18 @@
-"""Small PNG figures: overlays, score plots, loss curves.
-
-Colours are those of Okabe and Ito, which people with any colour vision can tell apart.
-"""
+"""Small PNG figures: score plots, loss curves."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from ..errors import InputError
 from ..files import replacing
-from ..preview import Picture, to_rgb
+from ..preview import BLUE
 from .table import COLUMNS, Row, numbers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-VERMILLION, BLUE = (213, 94, 0), (0, 114, 178)
-
-
-def overlay(
-    image: ArrayLike, mask: ArrayLike, colour: tuple[int, int, int] = VERMILLION, opacity: float = 0.7
-) -> Picture:
-    """Tint an image where a mask is set.
-
-    Args:
-        image: as in :func:`~monai_vessel_uda.preview.to_rgb`.
-        mask: (H, W) or (1, H, W); above 0.5 is set.
-        colour: RGB of the tint.
-        opacity: 0 shows the image alone, 1 the colour alone.
-
-    Returns:
-        uint8 (H, W, 3).
-
-    Raises:
-        InputError: image and mask differ in size.
-    """
-    picture, chosen = to_rgb(image), _mask(mask)
-    if picture.shape[:2] != chosen.shape:
-        raise InputError(f"overlay: the image has {picture.shape[:2]} pixels, the mask {chosen.shape}")
-    tinted = (1 - opacity) * picture + opacity * np.asarray(colour)
-    return np.where(chosen[..., None], np.rint(tinted), picture).astype(np.uint8)
 
 
 def score_plot(rows: Sequence[Row], path: str | Path, metric: str = "dice") -> Path:
@@ -129,10 +99,3 @@ def _save(figure: "Figure", path: str | Path) -> Path:
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=100, metadata={"Software": None})
     return Path(path)
-
-
-def _mask(mask: ArrayLike) -> NDArray[np.bool_]:
-    values = np.asarray(mask)
-    if values.ndim == 3 and values.shape[0] == 1:
-        values = values[0]
-    return values > 0.5

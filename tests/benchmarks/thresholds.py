@@ -19,7 +19,7 @@ from monai_vessel_uda.data.manifest import datalist, load_manifest
 from monai_vessel_uda.engines.inference import native_probabilities
 from monai_vessel_uda.files import load_json
 from monai_vessel_uda.metrics.label_free import THRESHOLDS
-from monai_vessel_uda.pipeline import trained_segmenters
+from monai_vessel_uda.scoring import trained_segmenters
 from monai_vessel_uda.segmenter import inference_workflow
 
 

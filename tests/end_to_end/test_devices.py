@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from monai_vessel_uda import pipeline, segmenter
+from monai_vessel_uda import pipeline, scoring, segmenter
 from monai_vessel_uda.files import load_json, sha256
 
 from ..conftest import TINY
@@ -25,7 +25,7 @@ def test_adapts_scores_and_segments(workspace, adapted, phantoms, tmp_path, monk
         scored_on.append(overrides["device"])
         return segmenter.evaluate(*arguments, overrides=overrides, **options)
 
-    monkeypatch.setattr(pipeline, "evaluate", evaluate)
+    monkeypatch.setattr(scoring, "evaluate", evaluate)
     bundle = pipeline.adapt(workspace, "demo", {**TINY, "rounds": 1, "amp": amp}, baselines=False, device=device)
     assert set(scored_on) == {f"$torch.device('{device}')"}
     for stage in ("ddpm_source", "segmenters/aligned"):

@@ -7,7 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from monai_vessel_uda import pipeline
+from monai_vessel_uda import pipeline, preparation
 from monai_vessel_uda.data.images import read_image
 from monai_vessel_uda.files import load_json, save_json, sha256
 
@@ -18,7 +18,7 @@ RESULTS = ("weights.pt", "pairs/*.pt", "losses.csv", "measures.json", "pseudo_ma
 
 def adapt(folder, source, target):
     workspace = folder / "workspace"
-    pipeline.prepare(workspace, [source], target, seed=3)
+    preparation.prepare(workspace, [source], target, seed=3)
     pipeline.adapt(workspace, "demo", {**TINY, "rounds": 1}, baselines=False, device="cpu")
     return {str(path.relative_to(workspace)): sha256(path) for pattern in RESULTS for path in workspace.rglob(pattern)}
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from monai_vessel_uda import pipeline
+from monai_vessel_uda import pipeline, preparation
 from monai_vessel_uda.data.images import read_image
 from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.files import load_json, load_tensors, save_json
@@ -206,7 +206,7 @@ def test_workspace_of_another_version(workspace):
 
 def test_changed_files_are_noticed(phantoms, tmp_path):
     copies = {name: shutil.copytree(folder, tmp_path / name) for name, folder in phantoms.items()}
-    pipeline.prepare(tmp_path / "workspace", [copies["source"]], copies["target"], seed=3)
+    preparation.prepare(tmp_path / "workspace", [copies["source"]], copies["target"], seed=3)
     victim = sorted((copies["target"] / "images").glob("*.png"))[0]
     donor = sorted((copies["evaluation"] / "images").glob("*.png"))[0]
     shutil.copy(donor, victim)
@@ -216,10 +216,10 @@ def test_changed_files_are_noticed(phantoms, tmp_path):
 
 def test_a_path_with_a_hash_sign_is_refused(phantoms, tmp_path):
     with pytest.raises(InputError, match="#"):
-        pipeline.prepare(tmp_path / "d#1", [phantoms["source"]], phantoms["target"])
+        preparation.prepare(tmp_path / "d#1", [phantoms["source"]], phantoms["target"])
 
 
 def test_preparing_over_an_adaptation_is_refused(adapted, phantoms, tmp_path):
     workspace = Path(shutil.copytree(adapted, tmp_path / "w"))
     with pytest.raises(InputError, match="earlier adaptation"):
-        pipeline.prepare(workspace, [phantoms["source"]], phantoms["target"])
+        preparation.prepare(workspace, [phantoms["source"]], phantoms["target"])

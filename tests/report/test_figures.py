@@ -1,20 +1,10 @@
-import numpy as np
 import pytest
 from PIL import Image
 
 from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.preview import MAX_BYTES
 from monai_vessel_uda.report import figures
-from monai_vessel_uda.report.figures import curves, overlay, score_plot
-
-
-def test_overlay_blends_inside_the_mask_and_leaves_the_rest():
-    image = np.full((2, 2), 100, np.uint8)
-    shown = overlay(image, np.array([[1, 0], [0, 0]]), colour=(200, 0, 0), opacity=0.5)
-    np.testing.assert_array_equal(shown[0, 0], [150, 50, 50])
-    assert (shown.reshape(-1, 3)[1:] == 100).all()
-    with pytest.raises(InputError, match="overlay"):
-        overlay(image, np.zeros((3, 3)))
+from monai_vessel_uda.report.figures import curves, score_plot
 
 
 def test_plots_are_small_repeatable_and_show_their_numbers(tmp_path):

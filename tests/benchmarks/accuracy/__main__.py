@@ -31,7 +31,7 @@ from typing import Any, get_args
 import torch
 from filelock import FileLock
 
-from monai_vessel_uda import pipeline
+from monai_vessel_uda import pipeline, preparation
 from monai_vessel_uda.engines.inference import evaluate_segmenter
 from monai_vessel_uda.engines.segmentation import images_to_evaluate
 from monai_vessel_uda.engines.stage import MARK, is_finished
@@ -98,7 +98,7 @@ def prepare(workspace: Path, default: Path, configuration: Configuration, argume
         return
     folders = target_folders(arguments.images, arguments.split, arguments.work)
     sources = [arguments.images / name for name in SOURCES]
-    pipeline.prepare(workspace, sources, **folders, seed=arguments.seed, **preparing)
+    preparation.prepare(workspace, sources, **folders, seed=arguments.seed, **preparing)
 
 
 def take_stages(workspace: Path, default: Path, steps: Iterable[pipeline.Step], settings: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """What the accuracy benchmark compares: the default, and one factor at a time against it, each at some scale.
 
-``settings`` are overrides of the bundle configs, ``preparing`` options of ``pipeline.prepare``. A configuration that
+``settings`` are overrides of the bundle configs, ``preparing`` options of ``preparation.prepare``. A configuration that
 leaves a stage's settings alone takes that stage from the default of the same seed.
 """
 
@@ -33,7 +33,7 @@ class Configuration:
     Args:
         factor: what is varied; the page has one table for each.
         settings: overrides of the bundle configs.
-        preparing: options of ``pipeline.prepare``.
+        preparing: options of ``preparation.prepare``.
         scale_factor: the source's scales as multiples of the default's estimates.
         scales: at which it is compared with the default.
         training_set: what the segmenter of the smallest scale is trained on.

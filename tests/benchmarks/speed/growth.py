@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from monai_vessel_uda import pipeline
+from monai_vessel_uda import pipeline, preparation
 from monai_vessel_uda.data.phantoms import write_phantoms
 from monai_vessel_uda.segmenter import segment
 from monai_vessel_uda.settings import resolve_settings
@@ -75,14 +75,14 @@ def mining_rows(options: Options) -> list[Row]:
 
 
 def preparation_rows(options: Options) -> list[Row]:
-    """``pipeline.prepare``, which looks at every image, on 1, 2, 4, 8 times as many images."""
+    """``preparation.prepare``, which looks at every image, on 1, 2, 4, 8 times as many images."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
 
         def prepare(factor: int) -> None:
             sets = folder / str(factor)
             workspace = Path(tempfile.mkdtemp(dir=folder)) / "workspace"
-            pipeline.prepare(workspace, [sets / "source"], sets / "target")
+            preparation.prepare(workspace, [sets / "source"], sets / "target")
 
         for factor in FACTORS:
             count = factor * IMAGES

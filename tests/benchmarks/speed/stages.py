@@ -9,7 +9,7 @@ from monai.engines import SupervisedTrainer
 from PIL import Image
 from torch import nn
 
-from monai_vessel_uda import pipeline
+from monai_vessel_uda import preparation
 from monai_vessel_uda.data.patches import PatchDataset, RandSymmetryd
 from monai_vessel_uda.data.phantoms import fundus_phantom, write_phantoms
 from monai_vessel_uda.diffusion import MovingAverage, NoiseSchedule
@@ -93,5 +93,5 @@ def phantom_workspace(folder: Path, image_side: int, photograph_side: int) -> Pa
     picture, mask = fundus_phantom(np.random.default_rng(0), photograph_side)
     for part, array in (("images", picture), ("labels", np.uint8(255) * mask)):
         Image.fromarray(array).save(sets["source"] / part / "large.png")
-    pipeline.prepare(folder / "workspace", [sets["source"]], sets["target"])
+    preparation.prepare(folder / "workspace", [sets["source"]], sets["target"])
     return folder / "workspace"
