@@ -40,7 +40,7 @@ from monai_vessel_uda.files import load_json, save_json
 from monai_vessel_uda.settings import resolve_settings
 from monai_vessel_uda.training_sets import TRAINING_SETS
 
-from ..speed.measure import processor
+from ..speed.measure import commit, processor
 from .configurations import CONFIGURATIONS, Configuration, Scale, criterion, fingerprint
 from .results import KEY, MEASURES, SCORES, append, read
 
@@ -156,8 +156,7 @@ def run(name: str, scale: Scale, arguments: argparse.Namespace) -> list[dict[str
     was_begun = (workspace / "stages").exists()
     prepare(workspace, default, configuration, arguments)
     settings = settings_of(name, scale, arguments)
-    conditions = {"threads": torch.get_num_threads(), "machine": machine(), "date": date.today().isoformat()}
-    common = {**key_of(name, scale, arguments), **conditions}
+    common = {**key_of(name, scale, arguments), **conditions()}
     began = time.time()
     if scale == "segmenter":
         found = [{**common, **run_segmenter(workspace, default, configuration, settings)}]
@@ -169,9 +168,11 @@ def run(name: str, scale: Scale, arguments: argparse.Namespace) -> list[dict[str
     return [*found, {**common, "segmenter": "all that was run", "seconds": elapsed}]
 
 
-def machine() -> str:
-    """The GPU where there is one, as the presets have it; else the processor."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
+def conditions() -> dict[str, Any]:
+    """When, on what and with which code; the GPU where there is one, as the presets have it, else the processor."""
+    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
+    today = date.today().isoformat()
+    return {"threads": torch.get_num_threads(), "machine": machine, "commit": commit(), "date": today}
 
 
 def settings_of(name: str, scale: Scale, arguments: argparse.Namespace) -> dict[str, Any]:

@@ -28,6 +28,7 @@ COLUMNS = (
     "seconds",
     "threads",
     "machine",
+    "commit",
     "date",
 )
 

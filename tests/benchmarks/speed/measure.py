@@ -4,6 +4,7 @@ import csv
 import math
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -134,6 +135,7 @@ def conditions(section: str, options: Options, seconds: float, load: tuple[float
         "GPU": (torch.cuda.get_device_name(options.device) if options.device.startswith("cuda") else "none", ""),
         "threads": (options.threads, f"of {os.cpu_count()} cores"),
         "versions": (f"{libraries}, Python {platform.python_version()}", ""),
+        "commit": (commit(), ""),
         "date": (date.today().isoformat(), ""),
         "command": (command(), ""),
         "duration": (round(seconds), "s"),
@@ -149,6 +151,14 @@ def command() -> str:
     if "--output" in words:
         del words[words.index("--output") : words.index("--output") + 2]
     return " ".join(["python -m tests.benchmarks.speed", *words])
+
+
+def commit() -> str:
+    """Which code is measured: the commit, marked "-dirty" if files differ from it; "unknown" outside a repository."""
+    describe = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude", "*"]
+    if shutil.which("git") is None:
+        return "unknown"
+    return subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
 
 
 def processor() -> str:
