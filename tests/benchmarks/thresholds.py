@@ -14,31 +14,19 @@ from pathlib import Path
 
 import numpy as np
 
-from monai_vessel_uda.data.images import read_mask
-from monai_vessel_uda.data.manifest import datalist, load_manifest
-from monai_vessel_uda.engines.inference import native_probabilities
-from monai_vessel_uda.files import load_json
 from monai_vessel_uda.metrics.label_free import THRESHOLDS
-from monai_vessel_uda.scoring import trained_segmenters
-from monai_vessel_uda.segmenter import inference_workflow
+
+from .segmenters import segmented
 
 
 def dice_by_threshold(workspace: Path) -> Iterator[tuple[str, float, np.ndarray]]:
     """Name of each segmenter, its own threshold, and its mean Dice over images at each of ``THRESHOLDS``."""
-    items = datalist(load_manifest(workspace / "manifest.json"), "evaluation")
-    masks = [read_mask(item["label"]) for item in items]
-    unlabelled = [{key: value for key, value in item.items() if key != "label"} for item in items]
-    rounds = load_json(workspace / "stages" / "co_optimization" / "rounds.json")["rounds"]
-    for name, weights in trained_segmenters(workspace, len(rounds) - 1):
-        workflow = inference_workflow(workspace / "vessel_segmentation", ["segment.json"], {"ckpt_path": str(weights)})
-        workflow.parser.parse(True)
-        parts = (workflow.parser.get_parsed_content(key) for key in ("network", "preprocessing", "inferer"))
-        network, transform, inferer = parts
+    for name, chosen, images in segmented(workspace):
         by_image = []
-        for probability, mask in zip(native_probabilities(network, unlabelled, transform, inferer), masks, strict=True):
-            cuts = [probability.numpy() >= threshold for threshold in THRESHOLDS]
+        for probability, mask in images:
+            cuts = [probability >= threshold for threshold in THRESHOLDS]
             by_image.append([2 * (cut & mask).sum() / max(cut.sum() + mask.sum(), 1) for cut in cuts])
-        yield name, load_json(weights.with_suffix(".json"))["threshold"], 100 * np.mean(by_image, axis=0)
+        yield name, chosen, 100 * np.mean(by_image, axis=0)
 
 
 def main() -> None:
