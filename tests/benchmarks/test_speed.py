@@ -1,13 +1,14 @@
 """The benchmark of speed runs, at toy size."""
 
 import csv
+import subprocess
 from functools import partial
 
 import pytest
 
 from ..conftest import TINY
 from .speed import __main__ as program
-from .speed import networks, sampling, step
+from .speed import measure, networks, sampling, step
 from .speed.measure import Options, interleaved, read_rows
 from .speed.stages import generator_definition
 
@@ -88,3 +89,26 @@ def test_evaluations_are_counted_from_the_stages_own_settings():
     mined, generated = TINY["t0"] * 2, TINY["t0"] + TINY["generation_steps"]
     expected = TINY["pairs"] * (mined + TINY["rounds"] * generated)
     assert expected in [row.value for row in rows]
+
+
+def test_results_name_the_commit_that_was_measured(tmp_path, monkeypatch):
+    def git(*arguments):
+        who = ["-c", "user.name=a", "-c", "user.email=a@b.invalid"]
+        subprocess.run(["git", "-C", tmp_path, *who, *arguments], check=True, capture_output=True)
+
+    monkeypatch.setattr(measure, "ROOT", tmp_path)
+    assert measure.commit() == "unknown"
+    git("init")
+    (tmp_path / "docs").mkdir()
+    for file in ("code", "docs/results"):
+        (tmp_path / file).write_text("1")
+    git("add", ".")
+    git("commit", "-m", "code")
+    clean = measure.commit()
+    assert len(clean) >= 7
+    (tmp_path / "docs" / "results").write_text("2")
+    assert measure.commit() == clean
+    (tmp_path / "code").write_text("2")
+    assert measure.commit() == f"{clean}-dirty"
+    monkeypatch.setattr(measure.shutil, "which", lambda name: None)
+    assert measure.commit() == "unknown"

@@ -154,11 +154,18 @@ def command() -> str:
 
 
 def commit() -> str:
-    """Which code is measured: the commit, marked "-dirty" if files differ from it; "unknown" outside a repository."""
-    describe = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude", "*"]
+    """Which code is measured: the commit, marked "-dirty" if code differs from it; "unknown" outside a repository."""
     if shutil.which("git") is None:
         return "unknown"
-    return subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
+
+    found = git("rev-parse", "--short", "HEAD")
+    if found.returncode:
+        return "unknown"
+    changed = git("diff", "--quiet", "HEAD", "--", ".", ":!docs").returncode  # results are written there meanwhile
+    return found.stdout.strip() + ("-dirty" if changed else "")
 
 
 def processor() -> str:
