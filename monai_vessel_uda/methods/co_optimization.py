@@ -46,6 +46,9 @@ from .prediction import Inferer, pseudo_masks, shared_vessel_probabilities, with
 
 logger = logging.getLogger("monai_vessel_uda")
 
+HARDLY_SEEN = 0.3
+"""Faithfulness below which a round warns of its images: working rounds had 0.57 and more, a failed one 0.09."""
+
 once = idist.one_rank_only(with_barrier=True)
 """Of several processes the first calls the function; none goes on before that is done."""
 save_weights_once = once(save_weights)
@@ -261,7 +264,17 @@ class CoOptimization:
             label=f"round {k}: generating",
         )
         judge = self._segmenter_of(k - 1)  # which was not trained on these images
-        return self._measure_generated(judge, ShardedPairs(str(folder / "pairs")))
+        measures = self._measure_generated(judge, ShardedPairs(str(folder / "pairs")))
+        if measures["faithfulness"] < HARDLY_SEEN:
+            logger.warning(
+                "round %d: masks are hardly found in the images drawn for them (faithfulness %.2f); look at %s. Where "
+                "the images do not show them, fine-tune the generator for longer (round_iterations) or draw from a "
+                "less noisy timestep (generation_timesteps)",
+                k,
+                measures["faithfulness"],
+                folder / "preview.png",
+            )
+        return measures
 
     def _fine_tune(self, k: int, folder: Path, items: Sequence[Mapping[str, Any]]) -> nn.Module:
         """Step 2; returns ``self.generator`` with the EMA weights."""

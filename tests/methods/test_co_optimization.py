@@ -176,7 +176,7 @@ def test_images_of_both_starts_are_judged(tmp_path):
     """Though those from latents are the first, and few are looked at."""
     rounds = Rounds(tmp_path, start="both", rounds=1, measured_patches=6)
     judged = []
-    rounds.rounds._measure_generated = lambda judge, pairs: judged.append(pairs) or {}
+    rounds.rounds._measure_generated = lambda judge, pairs: judged.append(pairs) or {"faithfulness": 1.0}
     rounds.run()
     (pairs,) = judged
     looked_at = []
@@ -191,3 +191,12 @@ def test_images_of_both_starts_are_judged(tmp_path):
 
     CoOptimization._measure_generated(rounds.rounds, rounds.rounds.segmenter, Pairs())
     assert (len(pairs), looked_at) == (10, [0, 1, 3, 5, 6, 8])
+
+
+@pytest.mark.parametrize(("level", "warned"), [(RIGHT, False), (EMPTY, True)])
+def test_warns_where_masks_are_not_found_in_the_images_drawn_for_them(tmp_path, caplog, level, warned):
+    Rounds(tmp_path, {"start": level}, rounds=1).run()
+    measures = load_json(tmp_path / "rounds" / "round_01" / "measures.json")["measures"]
+    assert (measures["faithfulness"] < 0.3) == warned
+    assert ("masks are hardly found" in caplog.text) == warned
+    assert (str(tmp_path / "rounds" / "round_01" / "preview.png") in caplog.text) == warned
