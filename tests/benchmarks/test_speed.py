@@ -67,6 +67,10 @@ def test_a_finished_section_is_not_measured_again_and_the_page_shows_it(tmp_path
     program.write_report(tmp_path)
     page = (tmp_path / "speed.md").read_text()
     assert "| published | 12 933 120 | 1 |" in page
+    goals, *sections = page.split("\n## ")[1:]
+    (fewer,) = {line for line in goals.splitlines() if "2048 masks, K = 6, as preset demo is set" in line}
+    assert "to reach ≥ 19: reached" in fewer
+    assert fewer in "".join(sections)
     assert "| generated: 50 DDIM | 50 |" in page
     assert "| generated from noise as preset demo is set | 3 |" in page  # as OPTIONS have it
     assert "reached" in page
@@ -81,7 +85,11 @@ def test_machines_are_shown_one_after_the_other(tmp_path):
     program.run_section("sampling", OPTIONS, tmp_path, name="other")
     program.write_report(tmp_path)
     headings = [line for line in (tmp_path / "speed.md").read_text().splitlines() if line.startswith("## ")]
-    assert headings == ["## CPU (speed_cpu.csv), preset `demo`", "## CPU (speed_cpu_other.csv), preset `demo`"]
+    assert headings == [
+        "## Goals",
+        "## CPU (speed_cpu.csv), preset `demo`",
+        "## CPU (speed_cpu_other.csv), preset `demo`",
+    ]
 
 
 def test_evaluations_are_counted_from_the_stages_own_settings():

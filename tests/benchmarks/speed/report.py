@@ -19,6 +19,10 @@ median of three, in sections of 2026-11-22 one measurement. Networks have untrai
 them. Load: running threads of the whole machine, averaged over a minute; after a section, more than its own threads
 means that it was not alone.
 """
+GOALS_TEXT = """Every line of the sections below that holds a figure against a bound. Two goals are of whole adaptations:
+equal Dice in a third of the time ([accuracy.md](accuracy.md#what-the-cheap-settings-cost)), and the demo within five
+minutes ([demo.md](demo.md)).
+"""
 DICE = "What Dice the samplers give"
 DICE_TEXT = """Preset `small`, development split, generators and one round, the same seed and processor in each
 difference; a few tenths on two seeds are within chance. All factors and scores:
@@ -35,13 +39,15 @@ OPTIONS = (
     ("torch.compile", EVERY, f"{EVERY}, compiled", "not offered: see how long compiling takes"),
 )
 """Option, variant without it, variant with it, what the package does."""
+TO_REACH = ", to reach "
+"""In every line that holds a figure against a bound."""
 Columns = Mapping[str, tuple[str, float]]
 """Metric: heading of its column, and what its values are multiplied with."""
 
 
 def write_report(folder: Path) -> None:
     """Render every CSV of the folder, by device and preset."""
-    parts = [HEAD]
+    parts = []
     for path in sorted(folder.glob("speed_*.csv")):
         rows = read_rows(path)
         for preset in dict.fromkeys(row.preset for row in rows):
@@ -53,9 +59,17 @@ def write_report(folder: Path) -> None:
                 section = [row for row in own if row.section == render.__name__ and row.case != CONDITIONS]
                 if section:
                     parts += [f"### {title}\n", render(section)]
+    parts = [HEAD, "## Goals\n", GOALS_TEXT, goals(parts), *parts]
     if (folder / "accuracy.csv").exists():
         parts += [f"## {DICE}\n", DICE_TEXT, dice_table(folder / "accuracy.csv") + "\n"]
     (folder / "speed.md").write_text("\n".join(part.rstrip() + "\n" for part in parts))
+
+
+def goals(parts: Iterable[str]) -> str:
+    """Lines of the rendered sections that say whether a goal is reached, under the device that they are of."""
+    lines = [line for part in parts for line in part.splitlines()]
+    kept = [line for line in lines if TO_REACH in line or line.startswith("## ")]
+    return "\n".join(f"\n**{line[3:]}**\n" if line.startswith("## ") else line for line in kept).strip() + "\n"
 
 
 def conditions_table(rows: Sequence[Row]) -> str:
@@ -127,7 +141,7 @@ def reached(what: str, row: Row | None, bound: float, below: bool = False, unit:
     worse = row.high if below else row.low
     if good and worse is not None and (worse > bound if below else worse < bound):
         verdict = "reached by the median, not by the worse quartile"
-    return f"- {what}: {cell(row)}{unit}, to reach {sign} {bound:g}{unit}: {verdict}.\n"
+    return f"- {what}: {cell(row)}{unit}{TO_REACH}{sign} {bound:g}{unit}: {verdict}.\n"
 
 
 def step(rows: Sequence[Row]) -> str:
