@@ -19,7 +19,7 @@ median of three, in sections of 2026-11-22 one measurement. Networks have untrai
 them. Load: running threads of the whole machine, averaged over a minute; after a section, more than its own threads
 means that it was not alone.
 """
-GOALS_TEXT = """Every line of the sections below that holds a figure against a bound. Two goals are of whole adaptations:
+GOALS_TEXT = """Every line of the sections below that holds a figure against a bound. Two goals are of whole jobs:
 equal Dice in a third of the time ([accuracy.md](accuracy.md#what-the-cheap-settings-cost)), and the demo within five
 minutes ([demo.md](demo.md)).
 """
