@@ -201,6 +201,8 @@ def _generators() -> Iterator[tuple[str, Configuration]]:
     warm = {**half, "warm_start": True}
     yield "half-as-long-warm-start", Configuration("generators", warm, beside="half-as-long")
     yield "min-snr-5", Configuration("generators", {"min_snr_gamma": 5.0})
+    unfolded = {"generator_def#space_to_depth": 1}
+    yield "full-resolution", Configuration("generators", unfolded, scales=("round", "whole"))
     yield "plain", Configuration("cost", PLAIN, scales=("round", "whole"))
     yield "bfloat16", Configuration("cost", {"amp": True}, scales=("round", "whole"))
 
