@@ -67,8 +67,9 @@ def overlay(
     picture, chosen = to_rgb(image), _mask(mask)
     if picture.shape[:2] != chosen.shape:
         raise InputError(f"overlay: the image has {picture.shape[:2]} pixels, the mask {chosen.shape}")
-    tinted = (1 - opacity) * picture + opacity * np.asarray(colour)
-    return np.where(chosen[..., None], np.rint(tinted), picture).astype(np.uint8)
+    picture = picture.copy()  # what was given stays as it is
+    picture[chosen] = np.rint((1 - opacity) * picture[chosen] + opacity * np.asarray(colour))
+    return picture
 
 
 def save_contact_sheet(

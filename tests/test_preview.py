@@ -23,6 +23,9 @@ def test_overlay_blends_inside_the_mask_and_leaves_the_rest():
     shown = overlay(image, np.array([[1, 0], [0, 0]]), colour=(200, 0, 0), opacity=0.5)
     np.testing.assert_array_equal(shown[0, 0], [150, 50, 50])
     assert (shown.reshape(-1, 3)[1:] == 100).all()
+    colours = np.full((2, 2, 3), 100, np.uint8)
+    np.testing.assert_array_equal(overlay(colours, np.eye(2), colour=(200, 0, 0), opacity=0.5)[1, 1], [150, 50, 50])
+    assert (colours == 100).all(), "the image itself is not tinted"
     with pytest.raises(InputError, match="overlay"):
         overlay(image, np.zeros((3, 3)))
 
