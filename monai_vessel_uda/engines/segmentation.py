@@ -135,8 +135,8 @@ class SaveVesselsd(Transform):
         """Write the results of ``pred``, the vessel logit (1, H, W) at working resolution, used up; return the rest."""
         path = Path(data["file"])
         original = read_image(path)
-        # in place, because large images have their peak here
-        working = data["pred"].as_subclass(Tensor).cpu().float().sigmoid_().mul_(data["fov"].cpu())
+        # in place, because large images have their peak here; a product would copy the field of view as floats
+        working = data["pred"].as_subclass(Tensor).cpu().float().sigmoid_().masked_fill_(data["fov"].cpu() == 0, 0)
         probability = to_size(working, original.array.shape[:2])[0].numpy()
         mask = probability >= self.threshold
         place, stem = self._place(path), image_stem(path)
