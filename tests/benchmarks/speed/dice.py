@@ -21,6 +21,7 @@ SAMPLERS = {
     "plain": "pure noise, 50 DDIM, generators at full resolution",
     "as-published": "pure noise, 1000 ancestral; mined with 300 ancestral, in 8 bits",
     "rounds-from-latents": "mined latents, 5 DPM-Solver++(2M)",
+    "decoding-ddim": "mined latents, 15 DDIM",
     "decoding-ancestral": "mined latents, 100 ancestral",
 }
 """Configurations of the accuracy benchmark that sample in another way, and how."""
