@@ -193,7 +193,7 @@ def _generators() -> Iterator[tuple[str, Configuration]]:
     for timesteps in (500, 600, 800, None):
         yield f"from-{timesteps or 'noise'}", Configuration("sampling", {"generation_timesteps": timesteps})
     yield "ddim-50-from-noise", Configuration("sampling", FROM_NOISE, scales=("round", "whole"))
-    yield "as-published", Configuration("sampling", PUBLISHED)
+    yield "as-published", Configuration("sampling", PUBLISHED, scales=("round", "whole"))
     yield "warm-start", Configuration("generators", {"warm_start": True}, scales=("round", "whole"))
     half = {"iterations": 1250, "source_iterations": 750}
     yield "half-as-long", Configuration("generators", half)
