@@ -89,7 +89,11 @@ UpperBoundOption = Annotated[
 ]
 SeedOption = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
 PresetOption = Annotated[
-    str, typer.Option(help="Scale of the job: full (a GPU), small (CPU cores) or demo (phantoms).")
+    str | None,
+    typer.Option(
+        help="Scale of the job: full (a GPU), small (CPU cores) or demo (phantoms). Default: preset and --set that the "
+        "workspace was begun with; at first full where there is a GPU, small elsewhere."
+    ),
 ]
 SettingsOption = Annotated[
     list[str] | None,
@@ -183,7 +187,7 @@ def adapt(
     target: TargetOption = None,
     evaluation: EvaluationOption = None,
     upper_bound: UpperBoundOption = None,
-    preset: PresetOption = "full",
+    preset: PresetOption = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds of co-optimisation. Default: the preset's.")] = None,
     settings: SettingsOption = None,
     baselines: Annotated[
@@ -202,7 +206,7 @@ def adapt(
     Finished stages are skipped and an interrupted one continues: run the same command again.
     """
     from . import pipeline, preparation
-    from .settings import device_override, resolve_settings
+    from .settings import device_override, preset_and_overrides, resolve_settings
 
     overrides = _overrides(settings or [])
     if upper_bound is not None and not baselines:
@@ -211,6 +215,7 @@ def adapt(
         )
     if rounds is not None:
         overrides["rounds"] = rounds
+    preset, overrides = preset_and_overrides(workspace, preset, overrides, device)
     resolve_settings(preset, {**overrides, **device_override(device)})  # refused before images are looked at
     if (workspace / "manifest.json").exists():
         preparation.check_prepared(workspace, source or (), target, evaluation, upper_bound, seed)
@@ -326,7 +331,7 @@ def import_generator(
     checkpoint: Annotated[Path, typer.Argument(help="File with the state dict of a DiffusionModelUNet.")],
     domain: Annotated[str, typer.Option(help="What it draws: source or target images.")],
     key: Annotated[str | None, typer.Option(help="Which network, where the file holds several.")] = None,
-    preset: PresetOption = "full",
+    preset: PresetOption = None,
     settings: SettingsOption = None,
     device: DeviceOption = None,
 ) -> None:

@@ -22,7 +22,7 @@ from .errors import InputError, surfacing_input_errors
 from .files import save_json
 from .scoring import score
 from .segmenter import inference_workflow
-from .settings import bundle_folder, device_override, resolve_settings, warn_if_hopeless
+from .settings import announce, bundle_folder, device_override, preset_and_overrides, resolve_settings
 from .training_sets import BASELINES, CANDIDATES
 from .workflows import bundle_workflow
 
@@ -43,7 +43,7 @@ class Step:
 
 def adapt(
     workspace: str | Path,
-    preset: str = "full",
+    preset: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     baselines: bool = True,
     device: str | None = None,
@@ -53,7 +53,8 @@ def adapt(
 
     Args:
         workspace: folder with a manifest.
-        preset: ``full``, ``small`` or ``demo``: see ``bundles/presets``.
+        preset: ``full``, ``small`` or ``demo``: see ``bundles/presets``. Without it, preset and overrides that the
+            adaptation was begun with, or ``full`` with a GPU and ``small`` without.
         overrides: ids of the bundle configs and their values, for all stages that have them.
         baselines: also train the baselines, and the upper bound if the manifest has masks for it.
         device: ``cpu`` or ``cuda``; a GPU where there is one by default.
@@ -76,7 +77,8 @@ def adapt(
     check_model_name(registered_model)
     manifest = load_manifest(workspace / "manifest.json")
     verify_files(manifest)
-    settings = _settings(manifest, preset, overrides or {}, device)
+    preset, overrides = preset_and_overrides(workspace, preset, overrides or {}, device)
+    settings = _settings(manifest, preset, overrides, device)
     evaluated = bool(manifest["evaluation"])
     if baselines and evaluated:
         verify_files(manifest, ["supervised"])
@@ -93,7 +95,7 @@ def adapt(
     _check_sizes(manifest, trained, parser.get_parsed_content("patch_size"))
     tracking = AdaptationTracker(workspace, settings.get("track", True)).start({"preset": preset, **settings})
     save_json({"version": 1, "preset": preset, "settings": settings}, workspace / "settings.json")
-    warn_if_hopeless(preset, device)
+    announce(preset, device)
     for step in steps:
         run_step(workspace, step, settings)
     bundle = export_bundle(workspace, settings)
@@ -180,7 +182,7 @@ def import_generator(
     workspace: str | Path,
     checkpoint: str | Path,
     domain: str,
-    preset: str = "full",
+    preset: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     *,
     key: str | None = None,
@@ -212,7 +214,7 @@ def import_generator(
     verify_files(manifest)
     if domain not in ("source", "target"):
         raise InputError(f"domain: expected 'source' or 'target', got {domain!r}")
-    settings = _settings(manifest, preset, overrides or {}, device)
+    settings = _settings(manifest, *preset_and_overrides(workspace, preset, overrides or {}, device), device)
     parser = stage_workflow(workspace, Step("ddpm_pretrain", "train.json", {"domain": domain}), settings).parser
     with surfacing_input_errors():
         parser.parse(True)

@@ -17,6 +17,9 @@ logger = logging.getLogger("monai_vessel_uda")
 OF_EACH_STAGE = ("workspace", "bundle_root", "dataset_dir", "output_dir", "domain", "training_set")
 """Ids whose value an adaptation gives to each stage itself."""
 
+OF_EACH_RUN = ("seed", "device")
+"""Ids whose value is the manifest's, or the machine's that an adaptation is continued on."""
+
 ADAPTATION_CONFIGS = (
     "ddpm_pretrain/train.json",
     "latent_mining/mine.json",
@@ -112,6 +115,29 @@ def _parts(values: Mapping[str, Any]) -> dict[str, Any]:
     return {f"{key}#{part}": value[part] for key, value in whole.items() for part in value}
 
 
+def preset_and_overrides(
+    workspace: str | Path, preset: str | None, overrides: Mapping[str, Any], device: str | None
+) -> tuple[str, dict[str, Any]]:
+    """What an adaptation is to be run with: what was asked for, or what it was begun with, or what suits the machine.
+
+    Args:
+        workspace: its folder, with ``settings.json`` if it was begun.
+        preset: the one asked for. Without it, preset and overrides are those that the adaptation was begun with; where
+            none was begun ``full`` with a GPU and ``small`` without.
+        overrides: ids and values, before those that the adaptation was begun with.
+        device: ``cpu`` or ``cuda``; a GPU where there is one by default.
+    """
+    if preset is not None:
+        return preset, dict(overrides)
+    path = Path(workspace) / "settings.json"
+    if path.exists():
+        begun = load_json(path)
+        preset, own = begun["preset"], preset_overrides(begun["preset"])
+        chosen = {key: value for key, value in begun["settings"].items() if key not in own or own[key] != value}
+        return preset, {**{key: value for key, value in chosen.items() if key not in OF_EACH_RUN}, **overrides}
+    return "full" if _has_gpu(device) else "small", dict(overrides)
+
+
 def device_override(device: str | None) -> dict[str, str]:
     """Override of the device, checked."""
     if device is None:
@@ -128,9 +154,14 @@ def device_override(device: str | None) -> dict[str, str]:
     return {"device": f"$torch.device('{device}')"}
 
 
-def warn_if_hopeless(preset: str, device: str | None) -> None:
-    """Say before it starts that the full scale is not for a CPU."""
+def announce(preset: str, device: str | None) -> None:
+    """Say what is about to run, and that the full scale is not for a CPU."""
+    logger.info("preset %r: %s", preset, load_preset(preset)["about"])
+    if preset == "full" and not _has_gpu(device):
+        logger.warning("preset 'full' takes weeks without a GPU; '--preset small' is made for a CPU")
+
+
+def _has_gpu(device: str | None) -> bool:
     import torch
 
-    if preset == "full" and (device == "cpu" or not torch.cuda.is_available()):
-        logger.warning("preset 'full' takes weeks without a GPU; '--preset small' is made for a CPU")
+    return device != "cpu" and torch.cuda.is_available()

@@ -3,9 +3,11 @@
 from typing import get_args
 
 import pytest
+import torch
 
 from monai_vessel_uda.diffusion import NoiseSchedule
 from monai_vessel_uda.errors import InputError
+from monai_vessel_uda.files import save_json
 from monai_vessel_uda.limits import (
     AT_LEAST,
     BETWEEN,
@@ -17,7 +19,13 @@ from monai_vessel_uda.limits import (
 )
 from monai_vessel_uda.methods.latent_mining import Decoder
 from monai_vessel_uda.methods.pairs import Start
-from monai_vessel_uda.settings import preset_overrides, resolve_settings
+from monai_vessel_uda.settings import (
+    announce,
+    load_preset,
+    preset_and_overrides,
+    preset_overrides,
+    resolve_settings,
+)
 from monai_vessel_uda.training_sets import BASELINES, CANDIDATES, STARTS, TRAINING_SETS
 from monai_vessel_uda.transforms.preprocessing import Variant
 
@@ -153,6 +161,47 @@ def test_presets_pass(preset):
 def test_the_least_that_can_be_passes():
     least = {**TINY, **AT_LEAST, "source_timesteps": None}
     assert resolve_settings("demo", least).items() >= least.items()
+
+
+@pytest.mark.parametrize(
+    ("gpu", "device", "preset"), [(True, None, "full"), (True, "cpu", "small"), (False, None, "small")]
+)
+def test_without_a_preset_the_machine_decides(tmp_path, monkeypatch, gpu, device, preset):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    assert preset_and_overrides(tmp_path, None, {"t0": 9}, device) == (preset, {"t0": 9})
+
+
+def test_without_a_preset_an_adaptation_continues_as_it_was_begun(tmp_path):
+    begun = {
+        **preset_overrides("demo"),
+        "t0": 5,
+        "augmentation#noise": 0.1,
+        "seed": 3,
+        "device": "$torch.device('cuda')",
+    }
+    save_json({"version": 1, "preset": "demo", "settings": begun}, tmp_path / "settings.json")
+    assert preset_and_overrides(tmp_path, None, {"t0": 4, "rounds": 3}, None) == (
+        "demo",
+        {"t0": 4, "augmentation#noise": 0.1, "rounds": 3},
+    )
+    assert preset_and_overrides(tmp_path, "small", {"t0": 4}, None) == ("small", {"t0": 4})
+
+
+@pytest.mark.parametrize(
+    ("gpu", "device", "preset", "warned"),
+    [
+        (False, None, "full", True),
+        (True, "cpu", "full", True),
+        (True, None, "full", False),
+        (False, None, "small", False),
+    ],
+)
+def test_the_preset_is_announced(monkeypatch, caplog, gpu, device, preset, warned):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    caplog.set_level("INFO", "monai_vessel_uda")
+    announce(preset, device)
+    assert load_preset(preset)["about"] in caplog.text
+    assert ("takes weeks without a GPU" in caplog.text) == warned
 
 
 def test_unknown_preset():

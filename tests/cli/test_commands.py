@@ -9,6 +9,7 @@ import monai_vessel_uda
 from monai_vessel_uda import demo, preparation
 from monai_vessel_uda.data.manifest import FORMAT, VERSION
 from monai_vessel_uda.files import save_json
+from monai_vessel_uda.settings import preset_overrides
 
 from .commands import run
 
@@ -126,7 +127,15 @@ def test_adapt_passes_overrides(calls, tmp_path):
     result = run("adapt", tmp_path, *fixed, *options)
     assert result.exit_code == 0, result.stderr
     expected = {"t0": 9, "decoder": "ancestral", "segmenter_def#channels": [8, 16], "amp": True, "pairs_dir": "a=b"}
-    assert calls[0][1] == (tmp_path, "full", {**expected, "rounds": 2}, False, "cpu", "clinic")
+    assert calls[0][1] == (tmp_path, "small", {**expected, "rounds": 2}, False, "cpu", "clinic")
+
+
+def test_adapt_goes_on_with_the_preset_and_the_settings_that_it_was_begun_with(calls, tmp_path):
+    prepared(tmp_path)
+    save_json({"preset": "demo", "settings": {**preset_overrides("demo"), "t0": 5}}, tmp_path / "settings.json")
+    assert run("adapt", tmp_path, "--rounds", 3).exit_code == 0
+    assert run("adapt", tmp_path, "--preset", "demo").exit_code == 0
+    assert [args[1:3] for _, args, _ in calls] == [("demo", {"t0": 5, "rounds": 3}), ("demo", {})]
 
 
 def test_adapt_refuses_zero_rounds(calls, tmp_path):

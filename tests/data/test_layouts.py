@@ -1,6 +1,5 @@
 """What is found in public data sets as they are downloaded."""
 
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -10,9 +9,8 @@ import pytest
 from monai_vessel_uda.data.layouts import LAYOUTS, find_items
 from monai_vessel_uda.errors import InputError
 
+from ..real_images import ABSENT, DATA
 from .trees import EXPECTED, TREES, ids, make
-
-DATA = Path(os.environ.get("VESSEL_UDA_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
 
 def relative(item, key, root):
@@ -238,7 +236,7 @@ def test_sorted_whatever_the_disk_says(tree, monkeypatch):
 )
 def test_real_folders(folder, dataset, count, groups):
     if not (DATA / folder).is_dir():
-        pytest.skip(f"real images are not at {DATA} (set VESSEL_UDA_DATA)")
+        pytest.skip(ABSENT)
     items = find_items(DATA / folder, domain="source", labels="required")
     assert {item["dataset"] for item in items} == {dataset}
     assert (len(items), len({item["group"] for item in items})) == (count, groups)

@@ -1,7 +1,5 @@
 import math
-import os
 from collections import defaultdict
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,7 +23,8 @@ from monai_vessel_uda.metrics.label_free import (
     vessel_fraction,
 )
 
-DATA = Path(os.environ.get("VESSEL_UDA_DATA", Path(__file__).parents[3] / "shared" / "data"))
+from ..real_images import DATA, needs_real_images
+
 CROSS = ndimage.generate_binary_structure(2, 1)
 
 
@@ -149,7 +148,7 @@ def source_images():
         yield -np.asarray(rgb.convert("L"), dtype=np.float32), (np.asarray(mask) > 127) & fov, fov
 
 
-@pytest.mark.skipif(not (DATA / "FIVES").is_dir(), reason=f"needs the real images in {DATA} (VESSEL_UDA_DATA)")
+@needs_real_images("FIVES", "CHASE_DB1")
 @pytest.mark.parametrize("toll", [1.0, TOLL])
 def test_boundary_contrast_prefers_the_annotation_on_real_photographs(toll):
     contrast = defaultdict(list)

@@ -1,6 +1,4 @@
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +11,7 @@ from monai_vessel_uda.transforms.histogram import quantiles
 from monai_vessel_uda.transforms.preprocessing import estimate_preprocessing, source_transforms, target_transforms
 from monai_vessel_uda.transforms.survey import survey
 
-DATA = Path(os.environ.get("VESSEL_UDA_DATA", Path(__file__).parents[3] / "shared" / "data"))
+from ..real_images import DATA, needs_real_images
 
 
 def items(folder, domain, dataset, label=True):
@@ -185,7 +183,7 @@ def test_unusable_files_are_named(phantoms, tmp_path):
         estimate_preprocessing([{k: v for k, v in phantoms["source"][0].items() if k != "label"}], phantoms["target"])
 
 
-@pytest.mark.skipif(not (DATA / "CHASE_DB1").is_dir(), reason=f"real images absent: {DATA}")
+@needs_real_images("CHASE_DB1", "ROSSA")
 def test_real_photographs_and_angiograms():
     source = [
         {"image": str(p), "label": str(p.with_name(p.stem + "_1stHO.png")), "id": p.stem, "dataset": "CHASE_DB1"}
