@@ -42,7 +42,7 @@ from .confidence import ConfidentCentres
 from .label_free import choose, measure_segmenter
 from .latent_mining import IntensityRange, LatentMining
 from .pairs import Start, check_start, regenerate_pairs
-from .prediction import Inferer, pseudo_masks, shared_vessel_probabilities, with_masks
+from .prediction import Inferer, pseudo_masks, shared_vessel_probabilities, target_probabilities, with_masks
 
 logger = logging.getLogger("monai_vessel_uda")
 
@@ -236,8 +236,7 @@ class CoOptimization:
         return self._seen[k]
 
     def _segmented(self, segmenter: nn.Module, label: str) -> list[Tensor]:
-        images = [item["image"] for item in self.target]
-        return list(track(shared_vessel_probabilities(segmenter, images, self.inferer), label, len(images)))
+        return list(track(target_probabilities(segmenter, self.target, self.inferer), label, len(self.target)))
 
     def _segmenter_of(self, k: int) -> nn.Module:
         """``self.segmenter`` with the weights of round k."""

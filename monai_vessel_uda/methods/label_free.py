@@ -1,15 +1,18 @@
 """Which of several segmenters is best, judged without a single target mask."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from monai.transforms import Transform
 from torch import Tensor, nn
+from torch.nn.functional import max_pool2d
 
 from ..data.patches import PatchDataset
 from ..errors import InputError
 from ..metrics.label_free import (
+    SMOOTHING,
     best_threshold,
     consistency,
     label_free_score,
@@ -20,10 +23,12 @@ from ..metrics.label_free import (
 )
 from ..progress import track
 from ..seeding import stable_seed
-from .prediction import Inferer, shared_vessel_probabilities, with_masks
+from .prediction import Inferer, target_probabilities, with_masks
 
-MIRRORS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
-"""Views of an image under which a segmenter should say the same: axes to flip, none for the image as it is."""
+MIRRORS: tuple[tuple[int, ...], ...] = ((-1,), (-2,), (-2, -1))
+"""Axes to flip: views under which a segmenter should say the same as of the image as it is."""
+RIM = math.ceil(3 * SMOOTHING)
+"""Pixels along the edge of a field of view that the smoothing of outlines' contrast mixes with the surround."""
 CONSISTENCY_IMAGES = 8
 """Images (the first ones) on which this is looked at, since every view costs one more inference."""
 
@@ -43,7 +48,7 @@ def measure_segmenter(
     Args:
         network: the segmenter.
         items: prepared target items with ``image`` and ``fov``; labels are not looked at.
-        probabilities: of vessel in these images, by the segmenter.
+        probabilities: of vessel in these images, by the segmenter; 0 outside the field of view.
         inferer: sliding window, for their flips.
         source_masks: patches of source masks at the working resolution, shape (patch, 1, \*spatial).
         patch_transform: random patch of an (image, label) item, of the size of ``source_masks``.
@@ -59,12 +64,11 @@ def measure_segmenter(
     masks = [(p >= threshold).float() for p in probabilities]
     patches = PatchDataset(with_masks(items, masks), patch_transform, stable_seed(seed, "predicted masks"))
     predicted = torch.stack([patches[i]["label"] for i in range(len(source_masks))])
-    flipped = [torch.flip(image, view) for image in images[:CONSISTENCY_IMAGES] for view in MIRRORS[1:]]
-    others = shared_vessel_probabilities(network, flipped, inferer)
+    mirrored = target_probabilities(network, items[:CONSISTENCY_IMAGES], inferer, MIRRORS)
     agreements = []
     for upright in probabilities[:CONSISTENCY_IMAGES]:
-        back = [torch.flip(next(others), view) for view in MIRRORS[1:]]
-        agreements.append(consistency([p[None] for p in (upright, *back)], threshold))
+        views = [upright, *(next(mirrored) for _ in MIRRORS)]
+        agreements.append(consistency([p[None] for p in views], threshold))
     return {
         "threshold": threshold,
         "boundary_contrast": contrast,
@@ -88,8 +92,8 @@ def calibrated_threshold(network: nn.Module, items: Sequence[Mapping[str, Any]],
         A threshold, see :func:`~monai_vessel_uda.metrics.label_free.best_threshold`.
     """
     images = [item["image"] for item in items]
-    shared = shared_vessel_probabilities(network, images, inferer)
-    probabilities = list(track(shared, "setting the threshold", len(images)))
+    found = target_probabilities(network, items, inferer)
+    probabilities = list(track(found, "setting the threshold", len(images)))
     return best_threshold(images, probabilities, _fovs(items))[0]
 
 
@@ -115,9 +119,13 @@ def choose(measures: Mapping[str, Mapping[str, float]]) -> tuple[str, dict[str, 
 
 
 def _fovs(items: Sequence[Mapping[str, Any]]) -> list[Tensor | None]:
-    """Fields of view, None where one is the whole image."""
+    """Fields of view without their rim, whose edge is no vessel's; None where one is the whole image."""
     fovs = [item.get("fov") for item in items]
-    return [None if fov is None or bool((fov > 0.5).all()) else fov for fov in fovs]
+    return [None if fov is None or bool((fov > 0.5).all()) else _without_rim(fov) for fov in fovs]
+
+
+def _without_rim(fov: Tensor) -> Tensor:
+    return 1 - max_pool2d(1 - fov.float(), 2 * RIM + 1, stride=1, padding=RIM)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -92,6 +92,30 @@ def shared_vessel_probabilities(network: nn.Module, images: Sequence[Tensor], in
             yield from (probability for (probability,) in found if probability is not None)
 
 
+def target_probabilities(
+    network: nn.Module,
+    items: Sequence[Mapping[str, Any]],
+    inferer: Inferer,
+    mirrors: Sequence[tuple[int, ...]] = ((),),
+) -> Iterator[Tensor]:
+    r""":func:`shared_vessel_probabilities` of prepared items: 0 outside the field of view, as in exported masks.
+
+    Args:
+        network: as there.
+        items: with ``image`` and perhaps ``fov``, {0, 1}, both of shape (1, \*spatial).
+        inferer: as there.
+        mirrors: axes that an image is flipped along before, and its probabilities after; none for the image as it is.
+
+    Yields:
+        The probabilities of the first image for each of ``mirrors``, those of the second, and so on.
+    """
+    views = [(item, axes) for item in items for axes in mirrors]
+    images = [torch.flip(item["image"], axes) if axes else item["image"] for item, axes in views]
+    for (item, axes), probability in zip(views, shared_vessel_probabilities(network, images, inferer), strict=True):
+        upright = torch.flip(probability, axes) if axes else probability
+        yield upright * item["fov"] if "fov" in item else upright
+
+
 def pseudo_masks(probabilities: Sequence[Tensor], threshold: float | None = 0.5) -> list[Tensor]:
     r"""Masks for the target images from the segmenter's probabilities.
 

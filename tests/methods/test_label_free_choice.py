@@ -5,8 +5,9 @@ from torch import nn
 
 from monai_vessel_uda.data.patches import RandPatchd, RandSymmetryd
 from monai_vessel_uda.errors import InputError
-from monai_vessel_uda.methods.label_free import choose, measure_segmenter
-from monai_vessel_uda.methods.prediction import vessel_probabilities
+from monai_vessel_uda.methods.label_free import calibrated_threshold, choose, measure_segmenter
+from monai_vessel_uda.methods.prediction import target_probabilities, vessel_probabilities
+from monai_vessel_uda.metrics.distributions import gaussian_smooth
 
 
 class Threshold(nn.Module):
@@ -57,6 +58,48 @@ def test_the_segmenter_with_plausible_masks_is_chosen():
     assert best == "right", measures
     assert min(scores, key=scores.get) != "right"
     assert measures["empty"]["vessel_fraction"] == 0
+
+
+class Surround(Threshold):
+    """The same, which also calls a vessel whatever is as flat as a filled surround."""
+
+    def forward(self, x):
+        flat = (x == FILLED).float()
+        return super().forward(x * (1 - flat) + flat)
+
+
+FILLED = -0.6
+
+
+def test_what_lies_outside_the_field_of_view_is_not_looked_at():
+    target = stripes(3, 0)
+    rows, columns = torch.meshgrid(torch.arange(48), torch.arange(48), indexing="ij")
+    for item in target:
+        item["fov"] = (((rows - 24) ** 2 + (columns - 24) ** 2) < 20**2).float()[None]
+        item["image"] = torch.where(item["fov"] > 0, item["image"], FILLED)
+    transform = RandPatchd(["image", "label"], (16, 16))
+    for item in target:
+        item["centres"] = torch.zeros(1, 48, 48)
+        item["centres"][:, 20:28, 20:28] = 1  # their patches lie inside
+    source_masks = torch.stack([item["mask"][:, :16, :16] for item in target])
+    found = {}
+    for segmenter in (Threshold(0), Surround(0)):
+        seen = list(target_probabilities(segmenter, target, inferer))
+        assert all((p * (1 - item["fov"])).abs().max() == 0 for p, item in zip(seen, target, strict=True))
+        options = {"source_masks": source_masks, "patch_transform": transform, "seed": 0}
+        found[type(segmenter)] = measure_segmenter(segmenter, target, seen, inferer, **options)
+        found[type(segmenter)]["calibrated"] = calibrated_threshold(segmenter, target, inferer)
+    assert found[Surround] == pytest.approx(found[Threshold])
+    assert found[Threshold]["boundary_contrast"] > 0
+
+
+def test_the_edge_of_the_field_of_view_is_no_outline():
+    """Of an image that is brighter inside and blurred, nothing but the edge could be marked."""
+    fov = torch.zeros(1, 48, 48)
+    fov[:, 8:40, 8:40] = 1
+    image = gaussian_smooth((1.6 * fov - 0.8)[None], 0.7)[0]
+    item = {"image": image + 0.01 * torch.randn(1, 48, 48, generator=torch.Generator().manual_seed(0)), "fov": fov}
+    assert calibrated_threshold(Threshold(0.7), [item], inferer) == 0.5, "no threshold is better than an empty mask"
 
 
 def test_one_candidate_is_taken_and_none_refused():
