@@ -16,15 +16,16 @@ for each device that it was run on; `--report` renders it again. Variants of one
 B, …), in one process unless a heading says otherwise. A figure is the median, in brackets are the quartiles; ratios
 are formed between neighbouring measurements, and their median and quartiles are shown. Whole files by their size: the
 median of three; in sections of 2026-11-22 one measurement, which another job on the machine can spoil (the 6.3 s of a
-1024 x 1024 file there are such a case: its network and windows took 1.2 s, and sixteen times the pixels 20 s). Networks have untrained weights: speed does not depend on
-them. Load: running threads of the whole machine, averaged over a minute; after a section, more than its own threads
-means that it was not alone.
+1024 x 1024 file there are such a case: its network and windows took 1.2 s, and sixteen times the pixels 20 s).
+Networks have untrained weights: speed does not depend on them. Load: running threads of the whole machine, averaged
+over a minute; after a section, more than its own threads means that it was not alone.
 """
 GOALS_TEXT = """Every line of the sections below that holds a figure against a bound. Two goals are of whole jobs:
 equal Dice in a third of the time ([accuracy.md](accuracy.md#what-the-cheap-settings-cost)), and the demo within five
-minutes ([demo.md](demo.md)). Evaluations are counts; that fewer cost no Dice is part of that goal, and has been measured with
-preset `small`: against 50 DDIM steps and full-resolution generators over four rounds (two seeds) and one (three), against the
-published 300 and 1000 ancestral steps over one round (two seeds; [at the end](#what-dice-the-samplers-give)).
+minutes ([demo.md](demo.md)). Evaluations are counts; that fewer cost no Dice is part of that goal, and has been
+measured with preset `small`: against 50 DDIM steps and full-resolution generators over four rounds (two seeds) and
+one (three), against the published 300 and 1000 ancestral steps over one round (two seeds; [at the
+end](#what-dice-the-samplers-give)).
 """
 DICE = "What Dice the samplers give"
 DICE_TEXT = """Preset `small`, development split, generators and one round, the same seed and processor in each
