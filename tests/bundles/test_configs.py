@@ -119,7 +119,7 @@ def test_the_target_generator_may_start_from_the_source_s(adapted):
 
 
 @pytest.mark.slow
-def test_monai_runs_the_first_two_stages_and_the_inference(workspace, adapted, phantoms, tmp_path):
+def test_monai_runs_a_stage_and_the_inference(workspace, adapted, phantoms, tmp_path):
     """``python -m monai.bundle run`` in a folder of its own gives what the pipeline gives, to the bit."""
 
     def run(config, preset, **overrides):

@@ -1,4 +1,4 @@
-"""Commands of the pages in ``docs``: taken from the page and run in the words that stand there.
+"""Commands of the README and the pages in ``docs``: taken from the page and run in the words that stand there.
 
 A page's block of commands is a fence of ``bash`` or ``python`` under a mark that says where it is run::
 
@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("deployment.md", "monai_label.md", "monai_deploy.md")
+PAGES = ("README.md", "latent_mining.md", "deployment.md", "monai_label.md", "monai_deploy.md")
 MARK = re.compile(r"<!-- (run|run by \S+|not run: .+) -->")
 
 
@@ -41,12 +41,17 @@ class Block:
     text: str
 
 
+def path_of(page: str) -> Path:
+    """The README lies at the top, the pages in ``docs``."""
+    return ROOT / page if page == "README.md" else ROOT / "docs" / page
+
+
 @cache
 def blocks(page: str) -> tuple[Block, ...]:
     """All marked blocks and all of bash and python, in their order."""
     found: list[Block] = []
     section, before, fence = "", "", None
-    for line in (ROOT / "docs" / page).read_text().splitlines():
+    for line in path_of(page).read_text().splitlines():
         if fence is not None and line == "```":
             mark, language, text = fence
             earlier = sum(block.name.split(" (")[0] == section for block in found)
@@ -73,7 +78,7 @@ def block(page: str, name: str) -> Block:
         make label
     """
     by_name = {found.name: found for found in blocks(page)}
-    assert name in by_name, f"docs/{page} has blocks in {list(by_name)}, none in {name!r}"
+    assert name in by_name, f"{page} has blocks in {list(by_name)}, none in {name!r}"
     return by_name[name]
 
 
