@@ -6,6 +6,8 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -20,7 +22,7 @@ from monai_vessel_uda.engines import generator_import
 from monai_vessel_uda.engines.generative import FIRST
 from monai_vessel_uda.engines.stage import Stage
 from monai_vessel_uda.files import load_json, sha256
-from monai_vessel_uda.settings import device_override, resolve_settings
+from monai_vessel_uda.settings import bundles_folder, device_override, resolve_settings
 from monai_vessel_uda.weights import load_weights
 
 from .conftest import TINY
@@ -100,6 +102,20 @@ def test_imported_generators_replace_the_first_stage(workspace, tmp_path):
     with torch.no_grad():
         expected = pixel_shuffle(networks["source"](pixel_unshuffle(torch.cat([x_t, mask], 1), 2), timesteps), 2)
         assert (ours(x_t, timesteps, mask) - expected).abs().max() < 1e-5
+
+
+def test_an_imported_generator_is_not_trained_over(workspace, tmp_path):
+    """By ``python -m monai.bundle run``, which knows of no pipeline that would skip the stage."""
+    assert run(workspace, saved(tmp_path / "c.pt", generative_unet(4, 4, **NETWORK))).exit_code == 0
+    before = content(workspace / "stages")
+    files = [bundles_folder() / "ddpm_pretrain" / "configs" / "train.json", bundles_folder() / "presets" / "demo.json"]
+    known = load_json(files[0])
+    options = [f"--{key}={value}" for key, value in TINY.items() if key.split("#")[0] in known]
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str([str(file) for file in files])]
+    done = subprocess.run([*command, f"--workspace={workspace}", *options], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert f"error: {workspace}/stages/ddpm_target: this generator was imported from {tmp_path}/c.pt" in done.stderr
+    assert content(workspace / "stages") == before
 
 
 @pytest.mark.slow

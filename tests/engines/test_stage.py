@@ -37,14 +37,25 @@ def test_finished_only_with_the_same_settings(tmp_path):
 
 def test_an_unfinished_stage_is_not_continued_with_other_settings(tmp_path):
     first = stage(tmp_path, t0=5).start()
-    first.finish()
-    assert load_json(first.output_dir / "stage.json")["continued"] is False
-    again = stage(tmp_path, t0=5).start()
-    again.finish()
+    stage(tmp_path, t0=5).start().finish()
     assert load_json(first.output_dir / "stage.json")["continued"] is True
     (first.output_dir / "stage.json").unlink()
     with pytest.raises(InputError, match="begun with other settings .*t0: 5 then, 6 now"):
         stage(tmp_path, t0=6).start()
+
+
+def test_a_finished_stage_is_not_run_again(tmp_path):
+    first = stage(tmp_path).start()
+    first.finish()
+    assert load_json(first.output_dir / "stage.json")["continued"] is False
+    with pytest.raises(InputError, match="stages/mining: this stage was finished before .*, delete the folder$"):
+        stage(tmp_path).start()
+    shutil.rmtree(first.output_dir)
+    imported = stage(tmp_path).start()
+    imported.finish({"imported_from": {"file": "theirs.pt"}})
+    with pytest.raises(InputError, match="imported from theirs.pt, .* to train one instead, delete the folder$"):
+        stage(tmp_path).start()
+    assert is_done(imported)
 
 
 def test_a_finished_stage_that_is_asked_for_more_rounds_is_continued_and_for_fewer_refused(tmp_path):
