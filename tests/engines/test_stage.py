@@ -104,13 +104,15 @@ def test_a_stage_whose_inputs_were_made_anew_is_out_of_date(tmp_path):
         is_done(rounds())
 
 
-def test_candidates_that_exist_in_order_of_preference(tmp_path):
+def test_candidates_are_all_there_in_order_of_preference(tmp_path):
     for name in ("negated", "mined"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "weights.pt").write_text("")
-    assert list(candidate_weights(tmp_path, ["mined", "aligned", "negated"])) == ["mined", "negated"]
-    with pytest.raises(InputError, match="aligned"):
-        candidate_weights(tmp_path, ["aligned"])
+    assert list(candidate_weights(tmp_path, ["mined", "negated"])) == ["mined", "negated"]
+    assert list(candidate_weights(tmp_path, ["negated"])) == ["negated"]
+    left = r"none of aligned, matched; .*--training_set aligned.* out of start_segmenter"
+    with pytest.raises(InputError, match=left):
+        candidate_weights(tmp_path, ["mined", "aligned", "negated", "matched"])
     (tmp_path / "supervised").mkdir()
     (tmp_path / "supervised" / "weights.pt").write_text("")
     with pytest.raises(InputError, match="no target mask, got 'supervised'"):
