@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from .deployment.exported_bundle import export_bundle
 from .errors import InputError, surfacing_input_errors
-from .files import save_json
+from .files import save_json, working_alone
 from .scoring import score
 from .segmenter import inference_workflow
 from .settings import announce, bundle_folder, device_override, preset_and_overrides, resolve_settings
@@ -65,7 +65,7 @@ def adapt(
 
     Raises:
         InputError: no manifest, changed files, an unknown override, a device that is not there, an MLflow server that
-            does not answer.
+            does not answer, another process that works in the workspace.
     """
     from .data.manifest import load_manifest, verify_files
     from .engines.adaptation_tracking import AdaptationTracker
@@ -93,19 +93,20 @@ def adapt(
             raise InputError(f"start_segmenter: {start!r} is one of the baselines, which are not to be trained")
     _check_networks(parser)
     _check_sizes(manifest, trained, parser.get_parsed_content("patch_size"))
-    tracking = AdaptationTracker(workspace, settings.get("track", True)).start({"preset": preset, **settings})
-    save_json({"version": 1, "preset": preset, "settings": settings}, workspace / "settings.json")
-    announce(preset, device)
-    for step in steps:
-        run_step(workspace, step, settings)
-    bundle = export_bundle(workspace, settings)
-    if evaluated:
-        score(workspace, settings)
-    write_example(workspace, _predictions(workspace, settings, 3))
-    write_report(workspace)
-    tracking.log_results()
-    tracking.log_bundle(bundle, registered_model)
-    tracking.finish()
+    with working_alone(workspace):
+        tracking = AdaptationTracker(workspace, settings.get("track", True)).start({"preset": preset, **settings})
+        save_json({"version": 1, "preset": preset, "settings": settings}, workspace / "settings.json")
+        announce(preset, device)
+        for step in steps:
+            run_step(workspace, step, settings)
+        bundle = export_bundle(workspace, settings)
+        if evaluated:
+            score(workspace, settings)
+        write_example(workspace, _predictions(workspace, settings, 3))
+        write_report(workspace)
+        tracking.log_results()
+        tracking.log_bundle(bundle, registered_model)
+        tracking.finish()
     return bundle
 
 
@@ -204,7 +205,8 @@ def import_generator(
         The stage's folder.
 
     Raises:
-        InputError: no manifest, or a checkpoint that cannot be used; then nothing is written.
+        InputError: no manifest, a checkpoint that cannot be used, or another process that works in the workspace; then
+            nothing is written.
     """
     from .data.manifest import load_manifest, verify_files
     from .engines import generator_import
@@ -216,7 +218,7 @@ def import_generator(
         raise InputError(f"domain: expected 'source' or 'target', got {domain!r}")
     settings = _settings(manifest, *preset_and_overrides(workspace, preset, overrides or {}, device), device)
     parser = stage_workflow(workspace, Step("ddpm_pretrain", "train.json", {"domain": domain}), settings).parser
-    with surfacing_input_errors():
+    with working_alone(workspace), surfacing_input_errors():
         parser.parse(True)
         folder = Path(parser.get_parsed_content("output_dir"))
         if not generator_import.import_generator(parser.get_parsed_content, checkpoint, key):

@@ -21,7 +21,7 @@ from monai_vessel_uda.diffusion import MaskConditionedUNet
 from monai_vessel_uda.engines import generator_import
 from monai_vessel_uda.engines.generative import FIRST
 from monai_vessel_uda.engines.stage import Stage
-from monai_vessel_uda.files import load_json, sha256
+from monai_vessel_uda.files import load_json, sha256, working_alone
 from monai_vessel_uda.settings import bundles_folder, device_override, resolve_settings
 from monai_vessel_uda.weights import load_weights
 
@@ -158,6 +158,13 @@ def test_a_trained_stage_is_left_alone(workspace, tmp_path, finished):
     checkpoint = saved(tmp_path / "c.pt", generative_unet(4, 4, **NETWORK))
     found = "found a finished one" if finished else "found an unfinished one"
     assert_refused(workspace, checkpoint, str(folder), found)
+
+
+def test_no_import_beside_another_command(workspace, tmp_path):
+    checkpoint = saved(tmp_path / "c.pt", generative_unet(4, 4, **NETWORK))
+    with working_alone(workspace):
+        assert_refused(workspace, checkpoint, f"{workspace}: another command works in this folder")
+    assert run(workspace, checkpoint).exit_code == 0
 
 
 def shell(path):
