@@ -54,7 +54,7 @@ class ResumableCheckpoint:
         if content["fingerprint"] != self.fingerprint:
             raise InputError(
                 f"{self.path}: this checkpoint was made with other settings; expected {self.fingerprint!r}, "
-                f"found {content['fingerprint']!r}. Delete it to start anew, or restore the settings."
+                f"found {content['fingerprint']!r}. Give those it was made with; only to start anew, delete it."
             )
         for name, thing in self.objects.items():
             try:

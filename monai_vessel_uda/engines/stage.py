@@ -152,11 +152,17 @@ def _check_same(
         changed.remove(GROWS)
     if changed:
         differences = ", ".join(f"{key}: {before.get(key)!r} then, {now.get(key)!r} now" for key in changed)
-        raise InputError(f"{output_dir}: this stage was {state} with other settings ({differences}); delete the folder")
+        raise InputError(
+            f"{output_dir}: this stage was {state} with other settings ({differences}); give those it was begun with "
+            "(without --preset and --set, adapt takes them from settings.json); only to start anew, delete the folder"
+        )
     read, there = record.get("inputs", {}), identities(inputs)
     other = sorted(name for name in read.keys() & there.keys() if read[name] != there[name])
     if other:
-        raise InputError(f"{output_dir}: this stage was {state} with another {', '.join(other)}; delete the folder")
+        raise InputError(
+            f"{output_dir}: this stage was {state} with another {', '.join(other)}; put that back, or, to make the "
+            "stage anew from what is there now, delete the folder"
+        )
 
 
 def _asks_for_more(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:

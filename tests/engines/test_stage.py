@@ -31,7 +31,8 @@ def test_finished_only_with_the_same_settings(tmp_path):
     assert is_done(stage(tmp_path))
     assert not (begun.output_dir / "checkpoint.pt").exists()
     assert load_json(begun.output_dir / "stage.json")["results"] == {"pairs": 3}
-    with pytest.raises(InputError, match="finished with other settings .*steps"):
+    advice = "give those it was begun with .*settings.json.*; only to start anew, delete the folder$"
+    with pytest.raises(InputError, match=f"finished with other settings .*steps.*; {advice}"):
         is_finished(begun.output_dir, {"sides": [3, 4], "steps": 9})
 
 
@@ -93,7 +94,7 @@ def test_a_stage_whose_inputs_were_made_anew_is_out_of_date(tmp_path):
     assert is_done(rounds(tmp_path / "elsewhere"))
 
     save_weights(nn.Linear(2, 2), weights)
-    with pytest.raises(InputError, match="finished with another ddpm_target/weights.pt; delete the folder"):
+    with pytest.raises(InputError, match="finished with another ddpm_target/weights.pt; put that back, or, .* delete"):
         is_done(rounds())
     (mining.output_dir / "stage.json").unlink()
     with pytest.raises(InputError, match="begun with another ddpm_target/weights.pt"):
