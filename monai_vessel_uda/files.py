@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: write beside, then rename."""
+"""Files that are either whole or absent: write beside, then rename. Folders in which one process works at a time."""
 
 import errno
 import hashlib
@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 from .errors import InputError
 
 _WRITING = ".writing-"
+_LOCK = ".lock"
 
 
 @contextmanager
@@ -56,6 +57,59 @@ def remove_abandoned(folder: Path) -> None:
         with suppress(FileNotFoundError):
             if time.time() - left.stat().st_mtime > 600:
                 shutil.rmtree(left, ignore_errors=True)
+
+
+@contextmanager
+def working_alone(folder: str | Path) -> Iterator[None]:
+    """Be the only process that works in a folder, as far as others ask for it, too.
+
+    The lock ends with the process, however that ends. A folder that cannot be written is left to what writes there.
+
+    Raises:
+        InputError: another process works in the folder.
+    """
+    lock = _locked(Path(folder) / _LOCK)
+    try:
+        yield
+    finally:
+        if lock is not None:
+            with lock, suppress(OSError):
+                os.unlink(lock.name)
+
+
+def _locked(path: Path) -> IO[str] | None:
+    while True:
+        try:
+            lock = open(path, "a")
+        except OSError:
+            return None
+        if not try_lock(lock):
+            lock.close()
+            raise InputError(f"{path.parent}: another command works in this folder; wait until it ends, or stop it")
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                return lock
+        lock.close()  # whoever held it has removed the file meanwhile
+
+
+def try_lock(file: IO[str]) -> bool:
+    """Lock an open file until it is closed, also by the end of this process and of those that inherited it.
+
+    Returns:
+        Whether nobody else holds the lock. Some network folders, and Windows, know no such locks; there it is always
+        true.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def save_tensors(content: Any, path: str | Path) -> None:

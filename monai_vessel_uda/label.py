@@ -6,7 +6,6 @@ fine-tuning changes, the scores of active learning, the log. Labels go into ``<s
 """
 
 import errno
-import fcntl
 import json
 import logging
 import os
@@ -20,7 +19,7 @@ from typing import IO, NoReturn
 
 from .deployment.exported_bundle import check_bundle
 from .errors import InputError
-from .files import check_path, load_json, save_json, sha256
+from .files import check_path, load_json, save_json, sha256, try_lock
 
 logger = logging.getLogger("monai_vessel_uda")
 
@@ -193,14 +192,12 @@ def _prepare(application: Path, bundle: Path, served: Path, url: str) -> IO[str]
 
 
 def _acquire(lock: IO[str], studies: Path) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+    if not try_lock(lock):
         lock.seek(0)
         raise InputError(
             f"{studies}: a MONAI Label server already runs on these studies ({lock.read() or 'starting'}); "
             "use it, or stop it first"
-        ) from error
+        )
 
 
 def _copy_bundle(bundle: Path, destination: Path) -> None:

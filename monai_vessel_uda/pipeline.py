@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from .deployment.exported_bundle import export_bundle
 from .errors import InputError, surfacing_input_errors
-from .files import save_json
+from .files import save_json, working_alone
 from .scoring import score
 from .segmenter import inference_workflow
 from .settings import announce, bundle_folder, device_override, preset_and_overrides, resolve_settings
@@ -65,13 +65,11 @@ def adapt(
 
     Raises:
         InputError: no manifest, changed files, an unknown override, a device that is not there, an MLflow server that
-            does not answer.
+            does not answer, another process that works in the workspace.
     """
     from .data.manifest import load_manifest, verify_files
     from .engines.adaptation_tracking import AdaptationTracker
     from .engines.model_registry import check_model_name
-    from .report.example import write_example
-    from .report.html import write_report
 
     workspace = Path(workspace)
     check_model_name(registered_model)
@@ -93,9 +91,22 @@ def adapt(
             raise InputError(f"start_segmenter: {start!r} is one of the baselines, which are not to be trained")
     _check_networks(parser)
     _check_sizes(manifest, trained, parser.get_parsed_content("patch_size"))
-    tracking = AdaptationTracker(workspace, settings.get("track", True)).start({"preset": preset, **settings})
-    save_json({"version": 1, "preset": preset, "settings": settings}, workspace / "settings.json")
-    announce(preset, device)
+    with working_alone(workspace):
+        tracking = AdaptationTracker(workspace, settings.get("track", True)).start({"preset": preset, **settings})
+        save_json({"version": 1, "preset": preset, "settings": settings}, workspace / "settings.json")
+        announce(preset, device)
+        bundle = _run(workspace, steps, settings, evaluated)
+        tracking.log_results()
+        tracking.log_bundle(bundle, registered_model)
+        tracking.finish()
+    return bundle
+
+
+def _run(workspace: Path, steps: Sequence[Step], settings: Mapping[str, Any], evaluated: bool) -> Path:
+    """All stages, the exported bundle, scores and the report."""
+    from .report.example import write_example
+    from .report.html import write_report
+
     for step in steps:
         run_step(workspace, step, settings)
     bundle = export_bundle(workspace, settings)
@@ -103,9 +114,6 @@ def adapt(
         score(workspace, settings)
     write_example(workspace, _predictions(workspace, settings, 3))
     write_report(workspace)
-    tracking.log_results()
-    tracking.log_bundle(bundle, registered_model)
-    tracking.finish()
     return bundle
 
 
@@ -204,7 +212,8 @@ def import_generator(
         The stage's folder.
 
     Raises:
-        InputError: no manifest, or a checkpoint that cannot be used; then nothing is written.
+        InputError: no manifest, a checkpoint that cannot be used, or another process that works in the workspace; then
+            nothing is written.
     """
     from .data.manifest import load_manifest, verify_files
     from .engines import generator_import
@@ -216,7 +225,7 @@ def import_generator(
         raise InputError(f"domain: expected 'source' or 'target', got {domain!r}")
     settings = _settings(manifest, *preset_and_overrides(workspace, preset, overrides or {}, device), device)
     parser = stage_workflow(workspace, Step("ddpm_pretrain", "train.json", {"domain": domain}), settings).parser
-    with surfacing_input_errors():
+    with working_alone(workspace), surfacing_input_errors():
         parser.parse(True)
         folder = Path(parser.get_parsed_content("output_dir"))
         if not generator_import.import_generator(parser.get_parsed_content, checkpoint, key):

@@ -1,13 +1,28 @@
+import errno
+import fcntl
 import hashlib
 import os
 import resource
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from monai_vessel_uda.errors import InputError
-from monai_vessel_uda.files import load_json, load_tensors, remove_abandoned, replacing, save_json, save_tensors, sha256
+from monai_vessel_uda.files import (
+    load_json,
+    load_tensors,
+    remove_abandoned,
+    replacing,
+    save_json,
+    save_tensors,
+    sha256,
+    working_alone,
+)
+
+from .permissions import give_up_override
 
 
 def test_failure_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -105,3 +120,49 @@ def test_full_disk_leaves_nothing(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
     assert os.listdir(tmp_path) == []
+
+
+WORKING = """
+import sys
+from monai_vessel_uda.files import working_alone
+with working_alone(sys.argv[1]):
+    print("at work", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_one_process_works_in_a_folder_until_it_ends_or_is_killed(tmp_path):
+    for end in (lambda process: process.stdin.close(), subprocess.Popen.kill):
+        command = [sys.executable, "-c", WORKING, str(tmp_path)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout.readline() == "at work\n"
+            with pytest.raises(InputError, match=f"^{tmp_path}: another command works"), working_alone(tmp_path):
+                pytest.fail("both are at work")
+            end(process)
+            process.wait()
+        with working_alone(tmp_path):
+            assert list(tmp_path.iterdir())
+        assert not list(tmp_path.iterdir())
+
+
+def test_the_folder_is_free_again_after_a_failure(tmp_path):
+    for _ in range(2):
+        with pytest.raises(KeyError), working_alone(tmp_path):
+            raise KeyError
+
+
+def test_folders_without_locks_and_those_that_cannot_be_written_stop_nobody(tmp_path, monkeypatch):
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o555)
+    command = [sys.executable, "-c", WORKING, str(closed)]
+    done = subprocess.run(command, input="", capture_output=True, text=True, preexec_fn=give_up_override)
+    assert (done.stdout, done.returncode) == ("at work\n", 0), done.stderr
+    with working_alone(tmp_path / "missing"):
+        assert not (tmp_path / "missing").exists()
+
+    def unsupported(file, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    with working_alone(tmp_path), working_alone(tmp_path):
+        pass

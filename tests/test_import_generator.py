@@ -6,6 +6,8 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -19,8 +21,8 @@ from monai_vessel_uda.diffusion import MaskConditionedUNet
 from monai_vessel_uda.engines import generator_import
 from monai_vessel_uda.engines.generative import FIRST
 from monai_vessel_uda.engines.stage import Stage
-from monai_vessel_uda.files import load_json, sha256
-from monai_vessel_uda.settings import device_override, resolve_settings
+from monai_vessel_uda.files import load_json, sha256, working_alone
+from monai_vessel_uda.settings import bundles_folder, device_override, resolve_settings
 from monai_vessel_uda.weights import load_weights
 
 from .conftest import TINY
@@ -102,6 +104,20 @@ def test_imported_generators_replace_the_first_stage(workspace, tmp_path):
         assert (ours(x_t, timesteps, mask) - expected).abs().max() < 1e-5
 
 
+def test_an_imported_generator_is_not_trained_over(workspace, tmp_path):
+    """By ``python -m monai.bundle run``, which knows of no pipeline that would skip the stage."""
+    assert run(workspace, saved(tmp_path / "c.pt", generative_unet(4, 4, **NETWORK))).exit_code == 0
+    before = content(workspace / "stages")
+    files = [bundles_folder() / "ddpm_pretrain" / "configs" / "train.json", bundles_folder() / "presets" / "demo.json"]
+    known = load_json(files[0])
+    options = [f"--{key}={value}" for key, value in TINY.items() if key.split("#")[0] in known]
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str([str(file) for file in files])]
+    done = subprocess.run([*command, f"--workspace={workspace}", *options], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert f"error: {workspace}/stages/ddpm_target: this generator was imported from {tmp_path}/c.pt" in done.stderr
+    assert content(workspace / "stages") == before
+
+
 @pytest.mark.slow
 def test_the_commands_of_the_page(phantoms, tmp_path):
     """Words for words but for the size of everything: two generators in, a segmenter out."""
@@ -142,6 +158,13 @@ def test_a_trained_stage_is_left_alone(workspace, tmp_path, finished):
     checkpoint = saved(tmp_path / "c.pt", generative_unet(4, 4, **NETWORK))
     found = "found a finished one" if finished else "found an unfinished one"
     assert_refused(workspace, checkpoint, str(folder), found)
+
+
+def test_no_import_beside_another_command(workspace, tmp_path):
+    checkpoint = saved(tmp_path / "c.pt", generative_unet(4, 4, **NETWORK))
+    with working_alone(workspace):
+        assert_refused(workspace, checkpoint, f"{workspace}: another command works in this folder")
+    assert run(workspace, checkpoint).exit_code == 0
 
 
 def shell(path):

@@ -4,6 +4,7 @@
 size, working scale, percentiles, polarity, threshold), copies the weights, and says where they come from.
 """
 
+import itertools
 import json
 import logging
 import os
@@ -45,7 +46,8 @@ def export_bundle(workspace: Path, settings: Mapping[str, Any]) -> Path:
     """Make ``vessel_segmentation`` in the workspace from the exported round, or renew an export of the same weights.
 
     That one is touched only if it would now be written otherwise; scores, converted files and whatever else lies in it
-    stay. If a person changed its files, all of it stays, with a warning.
+    stay. If a person changed its files, all of it stays, with a warning. An export of other weights is replaced; if a
+    person added or changed files there, it is kept as ``vessel_segmentation.before-<hash of the new weights>``.
 
     Args:
         workspace: folder of a finished co-optimisation.
@@ -72,8 +74,7 @@ def export_bundle(workspace: Path, settings: Mapping[str, Any]) -> Path:
         if same_weights:
             _renew_bundle(destination, making)
         else:
-            shutil.rmtree(destination, ignore_errors=True)
-            making.rename(destination)
+            _replace_bundle(destination, making)
     finally:
         shutil.rmtree(making, ignore_errors=True)
     return destination
@@ -123,6 +124,48 @@ def _renew_bundle(bundle: Path, made: Path) -> None:
     for name in sorted(after, key=lambda name: name == _METADATA):  # it last: until then the next run begins again
         (bundle / name).parent.mkdir(exist_ok=True)
         os.replace(made / name, bundle / name)
+
+
+def _replace_bundle(bundle: Path, made: Path) -> None:
+    """Put ``made`` where an export of other weights may lie, which is kept if it holds what is a person's."""
+    touched = _not_as_exported(bundle, made)
+    if touched:
+        kept = _free_name(f"{bundle}.before-{sha256(made / 'models' / 'model.pt')[:8]}")
+        bundle.rename(kept)
+        logger.warning(
+            "%s: kept as %s, since it holds files that were added or changed after the export (%s)",
+            bundle,
+            kept.name,
+            ", ".join([*touched[:3], *([f"and {len(touched) - 3} more"] if len(touched) > 3 else [])]),
+        )
+    else:
+        shutil.rmtree(bundle, ignore_errors=True)
+    made.rename(bundle)
+
+
+def _not_as_exported(bundle: Path, made: Path) -> list[str]:
+    """Files that the export of ``bundle`` did not write so; those with scores if the rest differs from ``made``."""
+    names = sorted(path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if not path.is_dir())
+    if _METADATA not in names:
+        return names
+    written = load_json(bundle / _METADATA).get("provenance", {}).get("files", {})
+    plain = [name for name in names if name not in _WITH_SCORES and sha256(bundle / name) != written.get(name)]
+    scored = [name for name in _WITH_SCORES if name in names and _unscored(bundle / name) != _unscored(made / name)]
+    return [*plain, *scored]
+
+
+def _unscored(path: Path) -> Any:
+    """What scores and versions do not change in one of the files that hold them."""
+    if path.name == "metadata.json":
+        vary = {"eval_metrics", "provenance", "required_packages_version"}
+        return {key: v for key, v in load_json(path).items() if key not in vary and not key.endswith("_version")}
+    before, _, rest = path.read_text(encoding="utf-8").partition("<!-- performance -->")
+    return before, rest.partition("<!-- /performance -->")[2]
+
+
+def _free_name(name: str) -> Path:
+    further = (f"{name}-{number}" for number in itertools.count(2))
+    return next(path for path in map(Path, itertools.chain([name], further)) if not path.exists())
 
 
 def _file_hashes(bundle: Path) -> dict[str, str]:

@@ -37,7 +37,8 @@ class ResumableCheckpoint:
         """Restore the objects and the engine's place, if there is a checkpoint.
 
         Raises:
-            InputError: the checkpoint belongs to other settings or another architecture, or not all processes see it.
+            InputError: the checkpoint belongs to other settings or another architecture, lies within one of the
+                engine's epochs, or not all processes see it.
         """
         if self.path.exists():
             self._restore(engine)
@@ -53,22 +54,33 @@ class ResumableCheckpoint:
         if content["fingerprint"] != self.fingerprint:
             raise InputError(
                 f"{self.path}: this checkpoint was made with other settings; expected {self.fingerprint!r}, "
-                f"found {content['fingerprint']!r}. Delete it to start anew, or restore the settings."
+                f"found {content['fingerprint']!r}. Give those it was made with; only to start anew, delete it."
             )
         for name, thing in self.objects.items():
             try:
                 thing.load_state_dict(content[name])
             except (KeyError, RuntimeError, ValueError) as error:
                 raise InputError(f"{self.path}: checkpoint of another architecture ({name}: {error})") from error
-        engine.state.epoch = content["epoch"]
+        engine.state.epoch = self._epochs(engine, content["iteration"])
         engine.state.iteration = content["iteration"]
+
+    def _epochs(self, engine: Engine, iteration: int) -> int:
+        """Whole epochs until ``iteration``; by the engine's own epochs, which may be longer or shorter than before."""
+        length: Any = engine.state.epoch_length
+        epochs, rest = divmod(iteration, length)
+        if rest:
+            raise InputError(
+                f"{self.path}: this checkpoint was made after {iteration} iterations, which cannot be continued with "
+                f"{length} iterations per epoch; choose a number that divides {iteration}, such as "
+                "the one before"
+            )
+        return epochs
 
     @idist.one_rank_only()
     def save(self, engine: Engine) -> None:
         """Replace the checkpoint."""
         content = {name: thing.state_dict() for name, thing in self.objects.items()}
         place = {
-            "epoch": engine.state.epoch,
             "iteration": engine.state.iteration,
             "fingerprint": self.fingerprint,
         }

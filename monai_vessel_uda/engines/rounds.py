@@ -11,18 +11,20 @@ from .tracking import StageTracker
 
 
 def candidate_weights(folder: str | Path, names: Sequence[str]) -> dict[str, Path]:
-    """Weights of those candidates that exist, in order of preference.
+    """Weights of the candidates, in order of preference.
 
     Raises:
-        InputError: none exists, or the one that is trained on target masks is among them.
+        InputError: one is not trained, or the one that is trained on target masks is among them.
     """
     if "supervised" in names:
         raise InputError("start_segmenter: expected segmenters that saw no target mask, got 'supervised'")
     found = {name: Path(folder) / name / "weights.pt" for name in names}
-    found = {name: path for name, path in found.items() if path.exists()}
-    if not found:
+    missing = [name for name, path in found.items() if not path.exists()]
+    if missing:
         raise InputError(
-            f"{folder}: expected the weights of at least one of {', '.join(names)}; train a segmenter first"
+            f"{folder}: expected the weights of all segmenters in start_segmenter, found none of {', '.join(missing)}; "
+            f"train each first (latent_mining's train.json, --training_set {missing[0]}) or leave it out of "
+            "start_segmenter"
         )
     return found
 

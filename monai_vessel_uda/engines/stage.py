@@ -50,10 +50,11 @@ class Stage:
         """Make the folder and open the tracked run.
 
         Raises:
-            InputError: an unfinished run with other settings or inputs lies there, which this one would continue; or
-                the tracking store does not answer.
+            InputError: a finished run lies there, or an unfinished one with other settings or inputs, which this one
+                would continue; or the tracking store does not answer.
         """
         check_path(self.output_dir)
+        self._check_unfinished()
         remove_abandoned(self.output_dir)
         begun = self.output_dir / BEGUN
         self._continued = begun.exists()
@@ -77,6 +78,20 @@ class Stage:
             self.tracker.log_file(picture)
         self.tracker.log_metrics({"seconds": seconds})
         self.tracker.finish()
+
+    def _check_unfinished(self) -> None:
+        if not is_finished(self.output_dir, self.settings, self.inputs):
+            return
+        origin = load_json(self.output_dir / MARK)["results"].get("imported_from")
+        if origin:
+            raise InputError(
+                f"{self.output_dir}: this generator was imported from {origin['file']}, nothing is left to do; to "
+                "train one instead, delete the folder"
+            )
+        raise InputError(
+            f"{self.output_dir}: this stage was finished before with these settings, nothing is left to do; to run it "
+            "anew, delete the folder"
+        )
 
 
 def tracking_handler(stage: Stage) -> StageTracker:
@@ -137,11 +152,17 @@ def _check_same(
         changed.remove(GROWS)
     if changed:
         differences = ", ".join(f"{key}: {before.get(key)!r} then, {now.get(key)!r} now" for key in changed)
-        raise InputError(f"{output_dir}: this stage was {state} with other settings ({differences}); delete the folder")
+        raise InputError(
+            f"{output_dir}: this stage was {state} with other settings ({differences}); give those it was begun with "
+            "(without --preset and --set, adapt takes them from settings.json); only to start anew, delete the folder"
+        )
     read, there = record.get("inputs", {}), identities(inputs)
     other = sorted(name for name in read.keys() & there.keys() if read[name] != there[name])
     if other:
-        raise InputError(f"{output_dir}: this stage was {state} with another {', '.join(other)}; delete the folder")
+        raise InputError(
+            f"{output_dir}: this stage was {state} with another {', '.join(other)}; put that back, or, to make the "
+            "stage anew from what is there now, delete the folder"
+        )
 
 
 def _asks_for_more(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:

@@ -11,8 +11,9 @@ from monai_vessel_uda.deployment import exported_bundle
 from monai_vessel_uda.deployment.exported_bundle import bundle_network, export_bundle
 from monai_vessel_uda.deployment.runtimes import check_converted, convert_bundle
 from monai_vessel_uda.errors import InputError
-from monai_vessel_uda.files import load_json, save_json
+from monai_vessel_uda.files import load_json, save_json, sha256
 from monai_vessel_uda.settings import bundle_folder
+from monai_vessel_uda.weights import save_weights
 
 from ..conftest import TINY
 
@@ -113,6 +114,73 @@ def test_what_a_person_changed_is_kept(workspace, newer, caplog, name):
         export_bundle(workspace, TINY)
     assert files(bundle) == before
     assert f"{name} changed after the export" in caplog.text
+
+
+def round_more(workspace):
+    """As after a further round: other weights to export."""
+    path = workspace / "stages" / "co_optimization" / "weights.pt"
+    network = bundle_network(workspace / "vessel_segmentation")
+    save_weights(network, path, {key: v for key, v in load_json(path.with_suffix(".json")).items() if key != "sha256"})
+
+
+def test_an_export_of_other_weights_is_replaced(workspace):
+    round_more(workspace)
+    bundle = export_bundle(workspace, TINY)
+    assert sha256(bundle / "models" / "model.pt") == sha256(workspace / "stages" / "co_optimization" / "weights.pt")
+    assert [path.name for path in workspace.glob("*vessel_seg*")] == ["vessel_segmentation"]
+
+
+def added(bundle):
+    (bundle / "eval").mkdir()
+    (bundle / "eval" / "mask.png").write_bytes(b"x")
+
+
+def appended(name):
+    def change(bundle):
+        with (bundle / name).open("a") as file:
+            file.write("More.\n")
+
+    return change
+
+
+def versioned(bundle):
+    path = bundle / "configs" / "metadata.json"
+    save_json({**load_json(path), "authors": "us"}, path)
+
+
+CHANGES = {
+    "eval/mask.png": added,
+    "docs/data_license.txt": appended("docs/data_license.txt"),
+    "docs/README.md": appended("docs/README.md"),
+    "configs/metadata.json": versioned,
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_a_person_put_into_an_export_of_other_weights_is_kept(workspace, caplog, name):
+    bundle = workspace / "vessel_segmentation"
+    for times in (1, 2):
+        CHANGES[name](bundle)
+        before = {path.relative_to(bundle): content for path, content in files(bundle).items()}
+        round_more(workspace)
+        with caplog.at_level("WARNING", "monai_vessel_uda"):
+            export_bundle(workspace, TINY)
+        kept = {folder: files(folder) for folder in workspace.glob("vessel_segmentation.before-*")}
+        assert len(kept) == times
+        assert before in [{path.relative_to(folder): v for path, v in held.items()} for folder, held in kept.items()]
+        assert all(folder.name in caplog.text for folder in kept) and name in caplog.text
+        assert not (bundle / "eval").exists() and "More." not in (bundle / "docs" / "README.md").read_text()
+
+
+def test_what_is_kept_of_the_same_weights_has_names_of_its_own(workspace):
+    weights = workspace / "stages" / "co_optimization"
+    first = shutil.copytree(weights, workspace / "first")
+    round_more(workspace)
+    second = shutil.copytree(weights, workspace / "second")
+    for folder in (second, first, second, first):
+        shutil.copytree(folder, weights, dirs_exist_ok=True)
+        added(export_bundle(workspace, TINY))
+    assert len(list(workspace.glob("vessel_segmentation.before-*/eval/mask.png"))) == 3
 
 
 def test_fine_tuned_weights_are_not_renewed(workspace, newer):

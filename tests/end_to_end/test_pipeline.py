@@ -10,7 +10,7 @@ import torch
 from monai_vessel_uda import pipeline, preparation
 from monai_vessel_uda.data.images import read_image
 from monai_vessel_uda.errors import InputError
-from monai_vessel_uda.files import load_json, load_tensors, save_json
+from monai_vessel_uda.files import load_json, load_tensors, save_json, working_alone
 
 from ..conftest import TINY
 
@@ -188,6 +188,31 @@ def test_bad_settings(workspace, overrides, message):
     with pytest.raises(InputError, match=message):
         pipeline.adapt(workspace, "demo", {**TINY, **overrides}, baselines=False, device="cpu")
     assert not (workspace / "vessel_segmentation").exists()
+
+
+def test_two_adaptations_of_one_workspace_at_once_are_refused(workspace):
+    with working_alone(workspace):
+        before = {path: path.stat().st_mtime_ns for path in workspace.rglob("*")}
+        with pytest.raises(InputError, match=f"^{workspace}: another command works in this folder"):
+            pipeline.adapt(workspace, "demo", TINY, device="cpu")
+        assert {path: path.stat().st_mtime_ns for path in workspace.rglob("*")} == before
+
+
+def test_an_adaptation_works_alone_until_it_ends(adapted, tmp_path, monkeypatch):
+    workspace = Path(shutil.copytree(adapted, tmp_path / "workspace"))
+    refused, report = [], pipeline.score
+
+    def score(*arguments):
+        with pytest.raises(InputError, match="another command"), working_alone(workspace):
+            pass
+        refused.append(True)
+        report(*arguments)
+
+    monkeypatch.setattr(pipeline, "score", score)
+    pipeline.adapt(workspace, "demo", {**TINY, "track": False}, device="cpu")
+    assert refused
+    with working_alone(workspace):
+        pass
 
 
 def test_gpu_where_there_is_none(workspace, monkeypatch):

@@ -31,20 +31,32 @@ def test_finished_only_with_the_same_settings(tmp_path):
     assert is_done(stage(tmp_path))
     assert not (begun.output_dir / "checkpoint.pt").exists()
     assert load_json(begun.output_dir / "stage.json")["results"] == {"pairs": 3}
-    with pytest.raises(InputError, match="finished with other settings .*steps"):
+    advice = "give those it was begun with .*settings.json.*; only to start anew, delete the folder$"
+    with pytest.raises(InputError, match=f"finished with other settings .*steps.*; {advice}"):
         is_finished(begun.output_dir, {"sides": [3, 4], "steps": 9})
 
 
 def test_an_unfinished_stage_is_not_continued_with_other_settings(tmp_path):
     first = stage(tmp_path, t0=5).start()
-    first.finish()
-    assert load_json(first.output_dir / "stage.json")["continued"] is False
-    again = stage(tmp_path, t0=5).start()
-    again.finish()
+    stage(tmp_path, t0=5).start().finish()
     assert load_json(first.output_dir / "stage.json")["continued"] is True
     (first.output_dir / "stage.json").unlink()
     with pytest.raises(InputError, match="begun with other settings .*t0: 5 then, 6 now"):
         stage(tmp_path, t0=6).start()
+
+
+def test_a_finished_stage_is_not_run_again(tmp_path):
+    first = stage(tmp_path).start()
+    first.finish()
+    assert load_json(first.output_dir / "stage.json")["continued"] is False
+    with pytest.raises(InputError, match="stages/mining: this stage was finished before .*, delete the folder$"):
+        stage(tmp_path).start()
+    shutil.rmtree(first.output_dir)
+    imported = stage(tmp_path).start()
+    imported.finish({"imported_from": {"file": "theirs.pt"}})
+    with pytest.raises(InputError, match="imported from theirs.pt, .* to train one instead, delete the folder$"):
+        stage(tmp_path).start()
+    assert is_done(imported)
 
 
 def test_a_finished_stage_that_is_asked_for_more_rounds_is_continued_and_for_fewer_refused(tmp_path):
@@ -82,7 +94,7 @@ def test_a_stage_whose_inputs_were_made_anew_is_out_of_date(tmp_path):
     assert is_done(rounds(tmp_path / "elsewhere"))
 
     save_weights(nn.Linear(2, 2), weights)
-    with pytest.raises(InputError, match="finished with another ddpm_target/weights.pt; delete the folder"):
+    with pytest.raises(InputError, match="finished with another ddpm_target/weights.pt; put that back, or, .* delete"):
         is_done(rounds())
     (mining.output_dir / "stage.json").unlink()
     with pytest.raises(InputError, match="begun with another ddpm_target/weights.pt"):
@@ -93,13 +105,15 @@ def test_a_stage_whose_inputs_were_made_anew_is_out_of_date(tmp_path):
         is_done(rounds())
 
 
-def test_candidates_that_exist_in_order_of_preference(tmp_path):
+def test_candidates_are_all_there_in_order_of_preference(tmp_path):
     for name in ("negated", "mined"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "weights.pt").write_text("")
-    assert list(candidate_weights(tmp_path, ["mined", "aligned", "negated"])) == ["mined", "negated"]
-    with pytest.raises(InputError, match="aligned"):
-        candidate_weights(tmp_path, ["aligned"])
+    assert list(candidate_weights(tmp_path, ["mined", "negated"])) == ["mined", "negated"]
+    assert list(candidate_weights(tmp_path, ["negated"])) == ["negated"]
+    left = r"none of aligned, matched; .*--training_set aligned.* out of start_segmenter"
+    with pytest.raises(InputError, match=left):
+        candidate_weights(tmp_path, ["mined", "aligned", "negated", "matched"])
     (tmp_path / "supervised").mkdir()
     (tmp_path / "supervised" / "weights.pt").write_text("")
     with pytest.raises(InputError, match="no target mask, got 'supervised'"):

@@ -105,6 +105,23 @@ def test_interrupted_noise_training_ends_with_the_same_bits(patches, tmp_path, s
     assert (tmp_path / "cut" / "losses.csv").read_text() == (tmp_path / "whole" / "losses.csv").read_text()
 
 
+@pytest.mark.parametrize("per_epoch", [4, 40, 2])
+def test_epochs_of_another_length_change_nothing_but_the_checkpoints(patches, tmp_path, per_epoch):
+    settings = {"iterations": 80, "iterations_per_epoch": 8}
+    whole = train_noise(patches, tmp_path / "whole", **settings)
+    train_noise(patches, tmp_path / "cut", stop_after=43, **settings)
+    resumed = train_noise(patches, tmp_path / "cut", **{**settings, "iterations_per_epoch": per_epoch})
+    for a, b in zip(whole, resumed, strict=True):
+        assert torch.equal(a.weights, b.weights)
+    assert torch.load(tmp_path / "cut" / "checkpoint.pt")["iteration"] == 80
+
+
+def test_a_checkpoint_within_an_epoch_is_refused(patches, tmp_path):
+    train_noise(patches, tmp_path, stop_after=33)
+    with pytest.raises(InputError, match="after 20 iterations, .* with 15 iterations per epoch; choose .* divides 20"):
+        train_noise(patches, tmp_path, iterations_per_epoch=15)
+
+
 def test_a_network_that_takes_several_arguments_is_called_in_bfloat16(patches, tmp_path):
     seen = []
 
@@ -190,7 +207,7 @@ def test_segmenter_learns_and_resumes_with_the_same_bits(tmp_path, amp, computed
         assert logits.dtype == torch.float32
         return DiceCELoss(softmax=True, to_onehot_y=True, include_background=False)(logits, label)
 
-    def train(folder, stop_after=None):
+    def train(folder, stop_after=None, iterations_per_epoch=20):
         torch.manual_seed(0)
         network = UNet(2, 1, 2, (4, 8), (2,), num_res_units=1)
         for layer in network.modules():
@@ -202,7 +219,7 @@ def test_segmenter_learns_and_resumes_with_the_same_bits(tmp_path, amp, computed
             loss=loss,
             output_dir=folder,
             iterations=80,
-            iterations_per_epoch=20,
+            iterations_per_epoch=iterations_per_epoch,
             batch_size=4,
             learning_rate=0.02,
             amp=amp,
@@ -213,7 +230,8 @@ def test_segmenter_learns_and_resumes_with_the_same_bits(tmp_path, amp, computed
     whole, rate = train(tmp_path / "whole")
     assert rate == pytest.approx(0, abs=1e-6)
     train(tmp_path / "cut", stop_after=50)
-    resumed, _ = train(tmp_path / "cut")
+    resumed, rate = train(tmp_path / "cut", iterations_per_epoch=10)
+    assert rate == pytest.approx(0, abs=1e-6)
     assert dtypes == {computed_in}
     for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b)
