@@ -205,6 +205,37 @@ def find_items(
     raise InputError(f"{root}: no image belongs to split {split or preferred!r}; choose another split.")
 
 
+def told_apart(items: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Items of several folders, of which those of equal last names become data sets of their own.
+
+    ``siteA/fundus`` and ``siteB/fundus`` would both be "fundus", with one scale for two cameras; they become
+    "siteA-fundus" and "siteB-fundus". Known data sets keep their names, in however many folders they lie.
+
+    Args:
+        items: as from `find_items`.
+    """
+    known = {layout.dataset for layout in LAYOUTS.values()}
+    made = [dict(item) for item in items]
+    folders: dict[str, dict[str, Path]] = {}  # by data set, and where the folder really lies
+    for item in made:
+        if item["dataset"] not in known:
+            folder = _telling_folder(Path(item["image"]).parent)
+            folders.setdefault(item["dataset"], {}).setdefault(os.path.realpath(folder), folder)
+    names = {dataset: _longer_names(list(places.values())) for dataset, places in folders.items() if len(places) > 1}
+    for item in made:
+        if dataset := names.get(item["dataset"], {}).get(_telling_folder(Path(item["image"]).parent)):
+            item["id"] = _id_part(dataset) + item["id"].removeprefix(_id_part(item["dataset"]))
+            item["dataset"] = dataset
+    return made
+
+
+def _longer_names(folders: list[Path]) -> dict[Path, str]:
+    """A name for each folder, of as many of its last parts as tell them apart."""
+    parts = [folder.relative_to(folder.anchor).parts for folder in folders]
+    enough = next(n for n in range(1, max(map(len, parts)) + 1) if len({part[-n:] for part in parts}) == len(parts))
+    return {folder: "-".join(part[-enough:]) for folder, part in zip(folders, parts, strict=True)}
+
+
 def _detect(root: Path, layout: str, want_labels: bool) -> list[_Found]:
     """Return what exists of the first layout that fits, one entry per split.
 
@@ -337,12 +368,16 @@ def _items(found: _Found, domain: str, want_labels: bool, keep: Callable[[str], 
             continue
         match = re.fullmatch(pair.image, image_stem(path))
         group = match.groupdict().get("group", key) if match else key
-        name = re.sub(r"[^\w.-]+", "_", "-".join(part for part in (dataset, split, key) if part))
+        name = _id_part("-".join(part for part in (dataset, split, key) if part))
         item = {"image": str(path), "id": name, "domain": domain, "dataset": dataset, "group": group}
         partners = {"label": labels.get(key), "fov": fovs.get(key)}
         item.update({name: str(_same_size(path, mask)) for name, mask in partners.items() if mask})
         items.append(item)
     return items
+
+
+def _id_part(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", name)
 
 
 def _one_each(files: dict[str, list[Path]]) -> dict[str, Path]:
@@ -388,7 +423,12 @@ def _same_size(image: Path, mask: Path) -> Path:
 
 def _named_after(images: Path) -> tuple[str, str]:
     """Return (data set, split) as the folders above the images are called."""
-    names = [part.name for part in (images, *images.parents) if part.name]
-    telling = next((name for name in names if name.lower() not in _UNTELLING), names[0] if names else "images")
-    above = names[: names.index(telling)] if telling in names else []
-    return telling, next((_SPLIT_NAMES[name.lower()] for name in above if name.lower() in _SPLIT_NAMES), "")
+    telling = _telling_folder(images)
+    above = [part.name.lower() for part in (images, *images.parents) if telling in part.parents]
+    return telling.name or "images", next((_SPLIT_NAMES[name] for name in above if name in _SPLIT_NAMES), "")
+
+
+def _telling_folder(images: Path) -> Path:
+    """The folder, of those above the images, by which a data set is called."""
+    folders = [folder for folder in (images, *images.parents) if folder.name]
+    return next((folder for folder in folders if folder.name.lower() not in _UNTELLING), images)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from monai_vessel_uda.data.layouts import LAYOUTS, find_items
+from monai_vessel_uda.data.layouts import LAYOUTS, find_items, told_apart
 from monai_vessel_uda.errors import InputError
 
 from ..real_images import ABSENT, DATA
@@ -213,6 +213,45 @@ def test_masks_among_the_images_are_noticed(tmp_path):
     make(tmp_path, ["eye1.png", "eye1_mask.png"])
     with pytest.raises(InputError, match="eye1_mask.png: looks like the mask of eye1.png"):
         find_items(tmp_path, domain="target", labels="forbidden")
+
+
+def labelled(*folders):
+    return [item for folder in folders for item in find_items(folder, domain="source", labels="required")]
+
+
+def test_folders_of_equal_names_are_data_sets_of_their_own(tmp_path):
+    for place in ("siteA/fundus", "siteB/fundus", "siteB/octa"):
+        make(tmp_path / place, ["images/1.png", "labels/1.png"])
+    items = labelled(tmp_path / "siteA/fundus", tmp_path / "siteB/fundus/images", tmp_path / "siteB/octa")
+    apart = told_apart(items)
+    assert [item["dataset"] for item in apart] == ["siteA-fundus", "siteB-fundus", "octa"]
+    assert ids(apart) == ["siteA-fundus-1", "siteB-fundus-1", "octa-1"]
+    names = {"dataset", "id"}
+    assert [{k: i[k] for k in i if k not in names} for i in apart] == [
+        {k: i[k] for k in i if k not in names} for i in items
+    ]
+
+
+def test_names_grow_until_they_differ(tmp_path):
+    for place in ("A/left/fundus", "B/left/fundus", "B/right/fundus"):
+        make(tmp_path / place, ["images/1.png", "labels/1.png"])
+    apart = told_apart(labelled(*(tmp_path / place / "fundus" for place in ("A/left", "B/left", "B/right"))))
+    assert [item["dataset"] for item in apart] == ["A-left-fundus", "B-left-fundus", "B-right-fundus"]
+
+
+def test_what_belongs_together_keeps_its_name(tmp_path):
+    for split in ("train", "test"):
+        make(tmp_path / "clinic", [f"{split}/images/{split}.png", f"{split}/labels/{split}.png"])
+    for place in ("old", "new"):
+        make(tmp_path / place, TREES["hrf"])
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "clinic").symlink_to(tmp_path / "clinic")
+    items = labelled(
+        *(tmp_path / "clinic" / split for split in ("train", "test")),
+        *(tmp_path / place for place in ("old", "new")),
+        tmp_path / "elsewhere" / "clinic",
+    )
+    assert told_apart(items) == items
 
 
 def test_sorted_whatever_the_disk_says(tree, monkeypatch):
