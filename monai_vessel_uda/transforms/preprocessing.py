@@ -4,6 +4,7 @@
 training, mining and inference run are built from the record alone.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -27,6 +28,7 @@ from monai_vessel_uda.transforms.dictionary import (
 )
 from monai_vessel_uda.transforms.field_of_view import field_of_view_diameter
 from monai_vessel_uda.transforms.histogram import quantiles
+from monai_vessel_uda.transforms.polarity import LEAST_AGREEMENT
 from monai_vessel_uda.transforms.survey import (
     CALIBRE_IMAGES,
     Glance,
@@ -38,6 +40,8 @@ from monai_vessel_uda.transforms.survey import (
     survey,
 )
 from monai_vessel_uda.transforms.vesselness import ridge_scale
+
+logger = logging.getLogger("monai_vessel_uda")
 
 Variant = Literal["raw", "negated", "matched", "aligned"]
 Progress = Callable[[float, str], None]
@@ -108,6 +112,7 @@ def estimate_preprocessing(
     record: dict[str, Any] = {"version": 1, "seed": seed, "max_images": max_images}
     for domain, look in looks.items():
         record[domain] = _domain_record(look, _asked_grey(grey, domain), asked[domain])
+        _warn_of_doubt(domain, record[domain])
     record["flatten"], record["match"] = {"enabled": bool(flatten)}, {"enabled": bool(match)}
     _set_target(record, chosen["target"], target_scale)
     _set_source_scales(record, looks["source"], source_scale, report)
@@ -201,6 +206,20 @@ def _domain_record(look: Survey, grey: str, polarity: str) -> dict[str, Any]:
     entry["percentiles"] = list(PERCENTILES)
     entry["datasets"] = measure_datasets(look, entry["grey"], entry["polarity"])
     return entry
+
+
+def _warn_of_doubt(domain: str, entry: Mapping[str, Any]) -> None:
+    """Warn where images contradict each other on the polarity: the wrong one ruins everything after it."""
+    agreement = entry["polarity_evidence"].get("agreement", 1.0)
+    if agreement < LEAST_AGREEMENT:
+        logger.warning(
+            "%s: vessels were taken for %s, but only %.0f %% of the images looked at say so; look at them, and state "
+            "it by --%s-polarity bright or dark",
+            domain,
+            entry["polarity"],
+            100 * agreement,
+            domain,
+        )
 
 
 def _set_target(record: dict[str, Any], items: Sequence[Mapping[str, Any]], scale: float) -> None:

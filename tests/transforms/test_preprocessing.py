@@ -156,6 +156,22 @@ def test_dark_targets_are_made_bright(phantoms):
     assert image["image"][same].mean() > image["image"][~same & (image["fov"] > 0.5)].mean() + 0.1
 
 
+def test_images_that_contradict_each_other_on_the_polarity_are_pointed_out(phantoms, tmp_path, caplog):
+    mixed = []
+    for number, item in enumerate(phantoms["target"]):
+        mixed.append({**item, "image": str(tmp_path / f"{number}.png")})
+        values = np.asarray(Image.open(item["image"]))
+        Image.fromarray(255 - values if number % 2 else values).save(mixed[-1]["image"])
+    estimate_preprocessing(phantoms["source"], phantoms["target"])
+    assert not caplog.messages
+    record = estimate_preprocessing(phantoms["source"], mixed)
+    assert record["target"]["polarity_evidence"]["agreement"] == 0.5
+    (message,) = caplog.messages
+    assert message.startswith("target: ") and "--target-polarity" in message
+    estimate_preprocessing(phantoms["source"], mixed, target_polarity="bright")
+    assert len(caplog.messages) == 1
+
+
 @pytest.mark.parametrize(
     "options, word",
     [
