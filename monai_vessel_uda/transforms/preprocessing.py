@@ -5,8 +5,9 @@ training, mining and inference run are built from the record alone.
 """
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeGuard, get_args
 
 import numpy as np
 import torch
@@ -93,7 +94,8 @@ def estimate_preprocessing(
     Raises:
         InputError: for unusable options or files, or where no vessel is found.
     """
-    _check_options(source_polarity, target_polarity, target_scale, max_images)
+    _check_options(grey, source_polarity, target_polarity, target_scale, max_images)
+    _check_scale_names(source_scale, source)
     report = progress or (lambda share, what: None)
     chosen = {"source": sample(source, max_images, seed), "target": sample(target, max_images, seed)}
     total = sum(len(items) for items in chosen.values())
@@ -261,7 +263,7 @@ def _set_source_scales(
         elif given == "nominal":
             factor, entry["scale_by"] = entry["nominal_scale"], "by field of view"
             reading = read(factor)
-        elif isinstance(given, (int, float)) and given > 0:
+        elif _is_factor(given):
             factor, reading = float(given), read(float(given))
             entry["scale_by"] = "given"
         else:
@@ -303,11 +305,30 @@ def _asked_grey(grey: str | Mapping[str, str], domain: str) -> str:
     return grey.get(domain, "auto") if isinstance(grey, Mapping) else grey
 
 
-def _check_options(source_polarity: str, target_polarity: str, target_scale: float, max_images: int) -> None:
+def _is_factor(value: Any) -> TypeGuard[float]:
+    """Whether a value can be a scale; JSON's ``true`` would be 1."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def _check_scale_names(asked: float | str | Mapping[str, float], source: Sequence[Mapping[str, Any]]) -> None:
+    names = sorted({str(item["dataset"]) for item in source})
+    unknown = sorted(set(asked) - set(names)) if isinstance(asked, Mapping) else []
+    if unknown:
+        raise InputError(
+            f"source_scale: expected scales of {', '.join(names)}, received one of {unknown[0]!r}, which is none of "
+            "the source's data sets"
+        )
+
+
+def _check_options(
+    grey: str | Mapping[str, str], source_polarity: str, target_polarity: str, target_scale: float, max_images: int
+) -> None:
+    if isinstance(grey, Mapping) and (unknown := sorted(set(grey) - {"source", "target"})):
+        raise InputError(f"grey: expected values for 'source' and 'target', received one for {unknown[0]!r}")
     for name, value in (("source_polarity", source_polarity), ("target_polarity", target_polarity)):
         if value not in ("auto", "bright", "dark"):
             raise InputError(f"{name}: expected 'auto', 'bright' or 'dark', received {value!r}")
-    if not target_scale > 0:
+    if not _is_factor(target_scale):
         raise InputError(f"target_scale: expected a positive factor, received {target_scale}")
     if max_images < 1:
         raise InputError(f"max_images: expected at least 1, received {max_images}")

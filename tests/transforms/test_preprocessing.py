@@ -1,4 +1,5 @@
 import json
+import math
 
 import numpy as np
 import pytest
@@ -177,8 +178,16 @@ def test_images_that_contradict_each_other_on_the_polarity_are_pointed_out(phant
     [
         ({"source_polarity": "light"}, "source_polarity"),
         ({"grey": "cyan"}, "grey"),
+        ({"grey": {"sorce": "red"}}, "grey: expected values for 'source' and 'target', received one for 'sorce'"),
         ({"target_scale": 0}, "target_scale"),
+        ({"target_scale": math.inf}, "target_scale"),
+        ({"target_scale": math.nan}, "target_scale"),
         ({"source_scale": {"other": 0.3}}, "photographs"),
+        ({"source_scale": {"photographs": 0.3, "other": 0.3}}, "scales of photographs, received one of 'other'"),
+        ({"source_scale": {}}, "source_scale of photographs"),
+        ({"source_scale": True}, "source_scale"),
+        ({"source_scale": math.inf}, "source_scale"),
+        ({"source_scale": {"photographs": math.nan}}, "source_scale"),
         ({"source_scale": -1.0}, "source_scale"),
         ({"max_images": 0}, "max_images"),
     ],
