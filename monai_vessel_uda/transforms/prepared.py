@@ -18,7 +18,7 @@ from .preprocessing import Variant, source_transforms, target_transforms
 
 ListName = Literal["source", "target", "supervised"]
 """Lists that a training may see; those of ``evaluation`` are read where scores are computed, and nowhere else."""
-PREPARATION = 2
+PREPARATION = 3
 """Raised whenever this package makes other images of the same files and the same record."""
 
 
