@@ -13,7 +13,7 @@ images and masks lie below the data set's root, or below each of its official sp
 | octa500_3m, octa500_6m | ``OCTA_3mm``, ``OCTA_6mm``, ``Label`` | Li et al., Medical Image Analysis 93, 2024 |
 | rose1, rose2 | ``SVC/train/img``; ``train/original`` | Ma et al., IEEE TMI 40(3), 2021 |
 | rossa | train_manual, train_sam, val, test: ``image``, ``label`` | Ning et al., ICASSP 2024 |
-| plain | ``images`` and ``labels`` (or the like), matched by stem; without masks, any folder | – |
+| plain | ``images`` and ``labels`` (or the like), by stem (``eye``, ``eye_mask``); without masks, any folder | – |
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -290,8 +290,8 @@ def _search(folder: Path, layout: Layout, with_labels: bool, automatic: bool) ->
 
 
 def _first_pair(layout: Layout, base: Path, with_labels: bool, only_folders: bool = False) -> Pair | None:
-    """Return the first pair of `layout` that exists below `base`."""
-    for pair in layout.pairs:
+    """Return the first pair of `layout` that exists below `base`; in plain folders "Images" is as good as "images"."""
+    for pair in layout.pairs if layout.dataset else _as_spelt(layout.pairs, base):
         if pair.flat and (only_folders or (with_labels and pair.image == pair.label)):
             continue
         images = _listed(base / pair.images, pair.image)
@@ -300,6 +300,14 @@ def _first_pair(layout: Layout, base: Path, with_labels: bool, only_folders: boo
         if images and (not with_labels or _listed(base / pair.labels, pair.label)):
             return pair
     return None
+
+
+def _as_spelt(pairs: Iterable[Pair], base: Path) -> list[Pair]:
+    """`pairs` with their folders as they are called below `base`, whatever the case of the letters."""
+    listable = os.path.isdir(base) and os.access(base, os.R_OK)  # folders above the data set need not be
+    names = sorted(os.listdir(base)) if listable else []
+    spelt = {name.lower(): name for name in names} | {name: name for name in names}  # exactly as asked for, if there
+    return [replace(p, images=spelt.get(p.images, p.images), labels=spelt.get(p.labels, p.labels)) for p in pairs]
 
 
 def _all_known(folder: Path, pair: Pair) -> bool:
@@ -358,6 +366,8 @@ def _items(found: _Found, domain: str, want_labels: bool, keep: Callable[[str], 
     labels: dict[str, Path] = {}
     if want_labels:
         labels = _one_each(_listed(base / pair.labels, pair.label, keep_others=not pair.flat))
+        if not found.layout.dataset:
+            labels = _named_like(images, labels)
         _check_partners(images, labels, base / pair.labels, pair.labels_shared)
     elif not found.layout.dataset:
         _check_no_masks_among(images)
@@ -386,6 +396,16 @@ def _one_each(files: dict[str, list[Path]]) -> dict[str, Path]:
             names = " and ".join(path.name for path in paths)
             raise InputError(f"{paths[0].parent}: {names} are two files of one name; keep one of them.")
     return {key: paths[0] for key, paths in files.items()}
+
+
+def _named_like(images: Mapping[str, Path], labels: Mapping[str, Path]) -> dict[str, Path]:
+    """`labels` by the names of their images: of ``eye.png`` the mask may be ``eye_mask.png``, if it has no other."""
+    named: dict[str, Path] = {}
+    for key, path in labels.items():
+        match = _LIKE_MASK.fullmatch(key)
+        free = match and key not in images and match["key"] in images and match["key"] not in {*labels, *named}
+        named[match["key"] if match and free else key] = path
+    return named
 
 
 def _check_partners(images: dict[str, Path], labels: dict[str, Path], folder: Path, labels_shared: bool) -> None:

@@ -215,6 +215,25 @@ def test_masks_among_the_images_are_noticed(tmp_path):
         find_items(tmp_path, domain="target", labels="forbidden")
 
 
+@pytest.mark.parametrize("folders", [("Images", "Masks"), ("IMG", "gt"), ("images", "Label")])
+def test_capital_letters_and_names_that_say_mask(tmp_path, folders):
+    """As annotation tools and clinics write them."""
+    images, masks = folders
+    root = make(tmp_path / "clinic", [f"{images}/{n}.png" for n in "ab"] + [f"{masks}/a_mask.png", f"{masks}/b.png"])
+    for folder in (root, root / images):
+        items = find_items(folder, domain="source", labels="required")
+        assert ids(items) == ["clinic-a", "clinic-b"]
+        assert [relative(item, "label", root) for item in items] == [f"{masks}/a_mask.png", f"{masks}/b.png"]
+        assert ids(find_items(folder, domain="target", labels="forbidden")) == ids(items)
+
+
+def test_of_two_masks_none_is_chosen(tmp_path):
+    for names in (("a.png", "a_mask.png"), ("a_mask.png", "a_vessels.png")):
+        root = make(tmp_path / names[0] / "clinic", ["images/a.png", *(f"labels/{name}" for name in names)])
+        with pytest.raises(InputError, match=f"{names[1]}: no image found"):
+            find_items(root, domain="source", labels="required")
+
+
 def labelled(*folders):
     return [item for folder in folders for item in find_items(folder, domain="source", labels="required")]
 
