@@ -152,6 +152,7 @@ def _check_networks(parser: Any) -> None:
 
 def _check_sizes(manifest: Mapping[str, Any], training_sets: Sequence[str], patch_size: int) -> None:
     """Refuse images that hold no patch at the working resolution, rather than when their stage's turn comes."""
+    from .transforms.field_of_view import holds_patch
     from .transforms.resize import scaled_size
 
     source, target = (manifest["preprocessing"][domain] for domain in ("source", "target"))
@@ -160,7 +161,7 @@ def _check_sizes(manifest: Mapping[str, Any], training_sets: Sequence[str], patc
         for entry in manifest[name]:
             scale = scales[entry["dataset"]] if name == "source" else target["scale"]
             rows, columns = scaled_size(entry["size"], scale)
-            if min(rows, columns) < patch_size:
+            if not holds_patch((rows, columns), patch_size, padded=name != "target"):
                 raise InputError(
                     f"{entry['image']}: {columns} x {rows} pixels at the working resolution, less than a patch; leave "
                     f"it out, or set a patch_size below {patch_size}"

@@ -1,12 +1,18 @@
 """A new workspace: which images there are, and how both domains are brought into one space."""
 
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .errors import InputError
 from .files import check_path
+
+logger = logging.getLogger("monai_vessel_uda")
+
+_SIZES_ALIKE = 1.3
+"""Ratio of image sides within one data set up to which one scale is good for all: their calibres differ as much."""
 
 
 def prepare(
@@ -66,9 +72,26 @@ def prepare(
         preprocessing=record,
         seed=seed,
     )
+    _warn_of_mixed_sizes(manifest["source"])
     path.parent.mkdir(parents=True, exist_ok=True)
     save_manifest(manifest, path)
     return path
+
+
+def _warn_of_mixed_sizes(entries: Sequence[Mapping[str, Any]]) -> None:
+    """Warn of data sets whose images are of several kinds: the vessels of all cannot fit one scale."""
+    sides: dict[str, list[int]] = {}
+    for entry in entries:
+        sides.setdefault(entry["dataset"], []).append(max(entry["size"]))
+    for dataset, found in sides.items():
+        if max(found) > _SIZES_ALIKE * min(found):
+            logger.warning(
+                "%s: its images have between %d and %d pixels on their longer side, but one data set gets one scale; "
+                "put images of each size into a folder of their own and give each as --source",
+                dataset,
+                min(found),
+                max(found),
+            )
 
 
 def find_images(
@@ -78,10 +101,11 @@ def find_images(
     supervised: str | Path | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
     """Items of the manifest's four lists in the folders of :func:`prepare`; none of a list without a folder."""
-    from .data.layouts import find_items
+    from .data.layouts import find_items, told_apart
 
+    labelled = [item for folder in source for item in find_items(folder, domain="source", labels="required")]
     return {
-        "source": [item for folder in source for item in find_items(folder, domain="source", labels="required")],
+        "source": told_apart(labelled),
         "target": [] if target is None else find_items(target, domain="target", labels="forbidden"),
         **{
             name: [] if folder is None else find_items(folder, domain="target", labels="required", preferred=part)

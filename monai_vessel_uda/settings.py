@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -144,12 +145,12 @@ def device_override(device: str | None) -> dict[str, str]:
         return {}
     import torch
 
-    if device.split(":")[0] not in ("cpu", "cuda"):
+    if not re.fullmatch(r"cpu(:0)?|cuda(:\w*)?", device):
         raise InputError(f"device: expected 'cpu' or 'cuda', got {device!r}")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(f"device: {device!r} was asked for, but there is no GPU here; use --device cpu")
     number = device.partition(":")[2]
-    if device.startswith("cuda:") and not (number.isdigit() and int(number) < torch.cuda.device_count()):
+    if device.startswith("cuda:") and number not in map(str, range(torch.cuda.device_count())):
         raise InputError(f"device: expected cuda:0 to cuda:{torch.cuda.device_count() - 1}, got {device!r}")
     return {"device": f"$torch.device('{device}')"}
 
@@ -164,4 +165,4 @@ def announce(preset: str, device: str | None) -> None:
 def _has_gpu(device: str | None) -> bool:
     import torch
 
-    return device != "cpu" and torch.cuda.is_available()
+    return device not in ("cpu", "cpu:0") and torch.cuda.is_available()

@@ -21,6 +21,7 @@ from monai_vessel_uda.methods.latent_mining import Decoder
 from monai_vessel_uda.methods.pairs import Start
 from monai_vessel_uda.settings import (
     announce,
+    device_override,
     load_preset,
     preset_and_overrides,
     preset_overrides,
@@ -185,6 +186,22 @@ def test_without_a_preset_an_adaptation_continues_as_it_was_begun(tmp_path):
         {"t0": 4, "augmentation#noise": 0.1, "rounds": 3},
     )
     assert preset_and_overrides(tmp_path, "small", {"t0": 4}, None) == ("small", {"t0": 4})
+
+
+@pytest.mark.parametrize("device", ["cpu:x", "cpu:", "cpu:1", "cpu:0:0", "gpu", "cuda:x", "cuda:01", "cuda:", "cuda:2"])
+def test_devices_that_cannot_be_are_refused(monkeypatch, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(InputError, match=f"device: expected .*, got '{device}'"):
+        device_override(device)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cpu:0", "cuda", "cuda:1"])
+def test_devices_that_can_be_are_given_to_the_bundles(monkeypatch, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert device_override(device) == {"device": f"$torch.device('{device}')"}
+    torch.device(device)
 
 
 @pytest.mark.parametrize(

@@ -238,8 +238,18 @@ def _read_pydicom(path: Path) -> Decoded:
     array = dataset.pixel_array
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         array = array.max() - array
+    elif dataset.PhotometricInterpretation == "PALETTE COLOR":
+        array = _coloured(array, dataset)
     spacing = [float(value) for value in dataset.get("PixelSpacing") or (1.0, 1.0)]
     return array, (spacing[0], spacing[1]), {"kind": "dicom"}
+
+
+def _coloured(indices: np.ndarray, dataset: Any) -> np.ndarray:
+    """Colours of 8 bits for indices into the palette of `dataset`, as ITK reads the kinds that it knows."""
+    from pydicom.pixels import apply_color_lut
+
+    colours = apply_color_lut(indices, dataset)[..., :3]
+    return (colours >> 8).astype(np.uint8) if colours.dtype.itemsize > 1 else colours
 
 
 def itk_size(path: Path) -> tuple[int, int]:

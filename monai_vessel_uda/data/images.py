@@ -26,9 +26,13 @@ _SIZES = {"pil": formats.pil_size, "nifti": formats.nifti_size, "itk": formats.i
 _LOSSY = (".jpg", ".jpeg")
 _EIGHT_BIT = (".jpg", ".jpeg", ".bmp", ".gif")
 _CLASSES = 16
-"""An integer mask whose largest value is smaller numbers classes."""
+"""An integer mask whose largest value is smaller numbers classes; one with more values has smoothed outlines."""
 _MOST_VESSELS = 0.5
 """Share of an image that vessels, capillaries included, do not exceed."""
+_SIZEABLE = 0.001
+"""Share of an image above which pixels of one value can be a class of vessels."""
+_LONG = 10
+"""Area over that of the widest circle inside: about 2 for the avascular zone, above 50 for a tree of vessels."""
 _MASK_VALUES: tuple[set[int], ...] = ({0}, {1}, {0, 1}, {255}, {0, 255})
 
 
@@ -92,19 +96,45 @@ def read_image(path: str | Path) -> RetinalImage:
 def read_mask(path: str | Path) -> np.ndarray:
     """Read a vessel mask, bool (height, width): whatever is above half of the file's own maximum.
 
-    Colour masks count by their brightest channel; alpha is ignored. A mask without a positive pixel is empty.
+    Colour masks count by their brightest channel; alpha is ignored. A mask without a positive pixel is empty. Darker
+    outlines (smoothed ones) and darker regions (the avascular zone in OCTA-500) are background.
 
     Raises:
-        InputError: as for `read_image`, or numbered classes instead of vessel and background.
+        InputError: as for `read_image`, or classes of vessels instead of vessel and background.
     """
     array = read_image(path).array
     grey = array if array.ndim == 2 else array.max(axis=-1)
-    if grey.dtype.kind in "iu" and 1 < grey.max() < _CLASSES and len(values := np.unique(grey)) > 2:
+    mask = (grey > grey.max() / 2) & (grey > 0)
+    lossless = image_suffix(path).removesuffix(".gz") not in _LOSSY
+    if grey.dtype.kind in "iu" and (_are_numbers(grey) or (lossless and _drops_vessels(grey, mask))):
         raise InputError(
-            f"{path}: expected two values, vessel and background, got the classes {', '.join(map(str, values))}; "
-            "write those that are vessels (arteries and veins, say) as one."
+            f"{path}: expected two values, vessel and background, got the classes "
+            f"{', '.join(map(str, np.unique(grey)))}; write those that are vessels (arteries and veins, say) as one."
         )
-    return (grey > grey.max() / 2) & (grey > 0)
+    return mask
+
+
+def _are_numbers(grey: np.ndarray) -> bool:
+    """Whether small integers number classes."""
+    return bool(1 < grey.max() < _CLASSES) and len(np.unique(grey)) > 2
+
+
+def _drops_vessels(grey: np.ndarray, mask: np.ndarray) -> bool:
+    """Whether `mask` lacks vessels that `grey` marks by a darker value of their own."""
+    dark = grey[(grey > 0) & ~mask]
+    if not dark.size or len(np.unique(grey)) > _CLASSES:
+        return False
+    values, counts = np.unique(dark, return_counts=True)
+    return any(_is_vessel_class(grey == value, mask) for value in values[counts > _SIZEABLE * grey.size])
+
+
+def _is_vessel_class(pixels: np.ndarray, brighter: np.ndarray) -> bool:
+    """Whether `pixels` are long and thin like vessels, and neither outlines of the brighter ones nor a region."""
+    from scipy.ndimage import binary_dilation, distance_transform_edt
+
+    if binary_dilation(brighter, np.ones((3, 3)))[pixels].mean() >= 0.5:
+        return False
+    return bool(pixels.sum() > _LONG * np.pi * distance_transform_edt(pixels).max() ** 2)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:

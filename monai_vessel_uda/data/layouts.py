@@ -13,7 +13,7 @@ images and masks lie below the data set's root, or below each of its official sp
 | octa500_3m, octa500_6m | ``OCTA_3mm``, ``OCTA_6mm``, ``Label`` | Li et al., Medical Image Analysis 93, 2024 |
 | rose1, rose2 | ``SVC/train/img``; ``train/original`` | Ma et al., IEEE TMI 40(3), 2021 |
 | rossa | train_manual, train_sam, val, test: ``image``, ``label`` | Ning et al., ICASSP 2024 |
-| plain | ``images`` and ``labels`` (or the like), matched by stem; without masks, any folder | – |
+| plain | ``images`` and ``labels`` (or the like), by stem (``eye``, ``eye_mask``); without masks, any folder | – |
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -205,6 +205,37 @@ def find_items(
     raise InputError(f"{root}: no image belongs to split {split or preferred!r}; choose another split.")
 
 
+def told_apart(items: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Items of several folders, of which those of equal last names become data sets of their own.
+
+    ``siteA/fundus`` and ``siteB/fundus`` would both be "fundus", with one scale for two cameras; they become
+    "siteA-fundus" and "siteB-fundus". Known data sets keep their names, in however many folders they lie.
+
+    Args:
+        items: as from `find_items`.
+    """
+    known = {layout.dataset for layout in LAYOUTS.values()}
+    made = [dict(item) for item in items]
+    folders: dict[str, dict[str, Path]] = {}  # by data set, and where the folder really lies
+    for item in made:
+        if item["dataset"] not in known:
+            folder = _telling_folder(Path(item["image"]).parent)
+            folders.setdefault(item["dataset"], {}).setdefault(os.path.realpath(folder), folder)
+    names = {dataset: _longer_names(list(places.values())) for dataset, places in folders.items() if len(places) > 1}
+    for item in made:
+        if dataset := names.get(item["dataset"], {}).get(_telling_folder(Path(item["image"]).parent)):
+            item["id"] = _id_part(dataset) + item["id"].removeprefix(_id_part(item["dataset"]))
+            item["dataset"] = dataset
+    return made
+
+
+def _longer_names(folders: list[Path]) -> dict[Path, str]:
+    """A name for each folder, of as many of its last parts as tell them apart."""
+    parts = [folder.relative_to(folder.anchor).parts for folder in folders]
+    enough = next(n for n in range(1, max(map(len, parts)) + 1) if len({part[-n:] for part in parts}) == len(parts))
+    return {folder: "-".join(part[-enough:]) for folder, part in zip(folders, parts, strict=True)}
+
+
 def _detect(root: Path, layout: str, want_labels: bool) -> list[_Found]:
     """Return what exists of the first layout that fits, one entry per split.
 
@@ -259,8 +290,8 @@ def _search(folder: Path, layout: Layout, with_labels: bool, automatic: bool) ->
 
 
 def _first_pair(layout: Layout, base: Path, with_labels: bool, only_folders: bool = False) -> Pair | None:
-    """Return the first pair of `layout` that exists below `base`."""
-    for pair in layout.pairs:
+    """Return the first pair of `layout` that exists below `base`; in plain folders "Images" is as good as "images"."""
+    for pair in layout.pairs if layout.dataset else _as_spelt(layout.pairs, base):
         if pair.flat and (only_folders or (with_labels and pair.image == pair.label)):
             continue
         images = _listed(base / pair.images, pair.image)
@@ -269,6 +300,14 @@ def _first_pair(layout: Layout, base: Path, with_labels: bool, only_folders: boo
         if images and (not with_labels or _listed(base / pair.labels, pair.label)):
             return pair
     return None
+
+
+def _as_spelt(pairs: Iterable[Pair], base: Path) -> list[Pair]:
+    """`pairs` with their folders as they are called below `base`, whatever the case of the letters."""
+    listable = os.path.isdir(base) and os.access(base, os.R_OK)  # folders above the data set need not be
+    names = sorted(os.listdir(base)) if listable else []
+    spelt = {name.lower(): name for name in names} | {name: name for name in names}  # exactly as asked for, if there
+    return [replace(p, images=spelt.get(p.images, p.images), labels=spelt.get(p.labels, p.labels)) for p in pairs]
 
 
 def _all_known(folder: Path, pair: Pair) -> bool:
@@ -327,6 +366,8 @@ def _items(found: _Found, domain: str, want_labels: bool, keep: Callable[[str], 
     labels: dict[str, Path] = {}
     if want_labels:
         labels = _one_each(_listed(base / pair.labels, pair.label, keep_others=not pair.flat))
+        if not found.layout.dataset:
+            labels = _named_like(images, labels)
         _check_partners(images, labels, base / pair.labels, pair.labels_shared)
     elif not found.layout.dataset:
         _check_no_masks_among(images)
@@ -337,12 +378,16 @@ def _items(found: _Found, domain: str, want_labels: bool, keep: Callable[[str], 
             continue
         match = re.fullmatch(pair.image, image_stem(path))
         group = match.groupdict().get("group", key) if match else key
-        name = re.sub(r"[^\w.-]+", "_", "-".join(part for part in (dataset, split, key) if part))
+        name = _id_part("-".join(part for part in (dataset, split, key) if part))
         item = {"image": str(path), "id": name, "domain": domain, "dataset": dataset, "group": group}
         partners = {"label": labels.get(key), "fov": fovs.get(key)}
         item.update({name: str(_same_size(path, mask)) for name, mask in partners.items() if mask})
         items.append(item)
     return items
+
+
+def _id_part(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", name)
 
 
 def _one_each(files: dict[str, list[Path]]) -> dict[str, Path]:
@@ -351,6 +396,16 @@ def _one_each(files: dict[str, list[Path]]) -> dict[str, Path]:
             names = " and ".join(path.name for path in paths)
             raise InputError(f"{paths[0].parent}: {names} are two files of one name; keep one of them.")
     return {key: paths[0] for key, paths in files.items()}
+
+
+def _named_like(images: Mapping[str, Path], labels: Mapping[str, Path]) -> dict[str, Path]:
+    """`labels` by the names of their images: of ``eye.png`` the mask may be ``eye_mask.png``, if it has no other."""
+    named: dict[str, Path] = {}
+    for key, path in labels.items():
+        match = _LIKE_MASK.fullmatch(key)
+        free = match and key not in images and match["key"] in images and match["key"] not in {*labels, *named}
+        named[match["key"] if match and free else key] = path
+    return named
 
 
 def _check_partners(images: dict[str, Path], labels: dict[str, Path], folder: Path, labels_shared: bool) -> None:
@@ -388,7 +443,12 @@ def _same_size(image: Path, mask: Path) -> Path:
 
 def _named_after(images: Path) -> tuple[str, str]:
     """Return (data set, split) as the folders above the images are called."""
-    names = [part.name for part in (images, *images.parents) if part.name]
-    telling = next((name for name in names if name.lower() not in _UNTELLING), names[0] if names else "images")
-    above = names[: names.index(telling)] if telling in names else []
-    return telling, next((_SPLIT_NAMES[name.lower()] for name in above if name.lower() in _SPLIT_NAMES), "")
+    telling = _telling_folder(images)
+    above = [part.name.lower() for part in (images, *images.parents) if telling in part.parents]
+    return telling.name or "images", next((_SPLIT_NAMES[name] for name in above if name in _SPLIT_NAMES), "")
+
+
+def _telling_folder(images: Path) -> Path:
+    """The folder, of those above the images, by which a data set is called."""
+    folders = [folder for folder in (images, *images.parents) if folder.name]
+    return next((folder for folder in folders if folder.name.lower() not in _UNTELLING), images)

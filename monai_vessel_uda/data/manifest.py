@@ -19,6 +19,7 @@ Each entry is an item (``image``, ``label``, ``fov``, ``id``, ``domain``, ``data
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,9 +29,11 @@ from pathlib import Path
 from typing import Any
 
 import monai_vessel_uda
-from monai_vessel_uda.data.images import check_image, check_mask, read_image, read_mask
+from monai_vessel_uda.data.images import check_image, check_mask, image_stem, read_image, read_mask
 from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.files import load_json, save_json, sha256
+
+logger = logging.getLogger("monai_vessel_uda")
 
 FORMAT, VERSION = "monai_vessel_uda/manifest", 1
 LISTS = ("source", "target", "evaluation", "supervised")
@@ -70,7 +73,7 @@ def build_manifest(
     Raises:
         InputError: a file cannot be read, an image is blank, a mask of `source` or `supervised` is empty, a mask
             is missing, `source` or `target` is empty, an image is listed twice, a source image is also a target
-            image, or an image of `evaluation` is also used for training.
+            image, or an image or patient of `evaluation` is also used for training.
     """
     given = {"source": source, "target": target, "evaluation": evaluation, "supervised": supervised}
     lists = {name: [_entry(item, name) for item in items] for name, items in given.items()}
@@ -226,6 +229,38 @@ def _check_lists_are_apart(lists: Mapping[str, list[dict[str, Any]]]) -> None:
                     f"{entry['image']} ({name}) and {evaluation[entry['sha256']]} (evaluation) are the same image; "
                     "scores need images that training has not seen. Remove it from one of the two."
                 )
+    _check_patients_are_apart(lists)
+
+
+def _check_patients_are_apart(lists: Mapping[str, list[dict[str, Any]]]) -> None:
+    """Refuse patients of both training and evaluation; between parts that a data set's authors made, warn of them."""
+    scored: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for entry in lists["evaluation"]:
+        if patient := _patient(entry):
+            scored.setdefault(patient, []).append(entry)
+    for name in ("source", "target", "supervised"):
+        pairs = [
+            (entry, other) for entry in lists[name] if (patient := _patient(entry)) for other in scored.get(patient, [])
+        ]
+        pairs.sort(key=lambda pair: _part(pair[0]) != _part(pair[1]))  # what is refused comes first
+        for entry, other in pairs[:1]:
+            same = f"{entry['image']} ({name}) and {other['image']} (evaluation) are of the same patient"
+            if _part(entry) == _part(other):
+                raise InputError(
+                    f"{same}; scores need patients that training has not seen. Leave the patient out of one of the two."
+                )
+            logger.warning("%s; scores may come out too good", same)
+
+
+def _patient(entry: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Data set and patient, where file names tell the patient; otherwise ``group`` is but what the file is called."""
+    known = entry.get("group", "") not in ("", image_stem(entry["image"]))
+    return (entry["dataset"], entry["group"]) if known else None
+
+
+def _part(entry: Mapping[str, Any]) -> str:
+    """Data set and official split, as an id begins with them."""
+    return entry["id"].removesuffix(image_stem(entry["image"]))
 
 
 def _make_ids_unique(lists: Mapping[str, list[dict[str, Any]]]) -> None:

@@ -263,4 +263,6 @@ def _percent(score: Mapping[str, Any]) -> str:
 
 def _look(domain: Mapping[str, Any]) -> str:
     grey = f"grey values: {domain['grey']} ({domain['grey_by']})"
-    return f"{domain['polarity']} vessels ({domain['polarity_by']}), {grey}"
+    agreement = domain.get("polarity_evidence", {}).get("agreement")
+    agreed = "" if agreement is None else f"; {agreement:.0%} of the images agree".replace("%", " %")
+    return f"{domain['polarity']} vessels ({domain['polarity_by']}{agreed}), {grey}"

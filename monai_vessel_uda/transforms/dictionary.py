@@ -4,20 +4,22 @@ Order in a chain: load, field of view (it needs the colour image), grey, resize,
 flattening and quantile matching as the variant wants. Everything from grey on is a plain torch tensor (1, H, W).
 """
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.transforms import Compose, MapTransform, Transform
+from monai.transforms import Compose, MapTransform, SpatialPad, Transform
+from monai.utils import convert_to_tensor
 from numpy.typing import NDArray
 from torch import Tensor
 
 from monai_vessel_uda.data.images import check_mask, read_image, read_mask
 from monai_vessel_uda.errors import InputError, surfacing_input_errors
 from monai_vessel_uda.transforms.background import flatten_background
-from monai_vessel_uda.transforms.field_of_view import detect_field_of_view, patch_centres
+from monai_vessel_uda.transforms.field_of_view import detect_field_of_view, holds_patch, patch_centres
 from monai_vessel_uda.transforms.grey import Grey, to_grey
 from monai_vessel_uda.transforms.histogram import match_quantiles
 from monai_vessel_uda.transforms.resize import resize_tensor, scaled_size
@@ -225,20 +227,41 @@ class MatchQuantilesd(MapTransform):
 
 
 class PatchCentresd(Transform):
-    """Add ``centres``, uint8 {0, 1} (1, H, W), of patches within the field of view (:func:`patch_centres`)."""
+    """Add ``centres``, uint8 {0, 1} (1, H, W), of patches within the field of view (:func:`patch_centres`).
 
-    def __init__(self, patch_size: int, min_fraction: float = 0.9) -> None:
-        self.patch_size, self.min_fraction = patch_size, min_fraction
+    Args:
+        patch_size: side of a patch.
+        min_fraction: least share of a patch that lies in the field of view; of a padded image: of the patch's part that
+            the image can fill.
+        pad: first pad an image that is somewhat smaller than a patch, with what lies outside the field of view.
+    """
+
+    def __init__(self, patch_size: int, min_fraction: float = 0.9, pad: bool = False) -> None:
+        self.patch_size, self.min_fraction, self.pad = patch_size, min_fraction, pad
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Item:
         """Add the map of centres."""
         item = dict(data)
+        size = item["fov"].shape[-2:]
+        fraction = self.min_fraction
+        if self.pad and not holds_patch(size, self.patch_size) and holds_patch(size, self.patch_size, padded=True):
+            item = _padded(item, self.patch_size)
+            fraction *= math.prod(min(1.0, side / self.patch_size) for side in size)
         try:
-            centres = patch_centres(item["fov"][0].numpy() > 0.5, self.patch_size, self.min_fraction)
+            centres = patch_centres(item["fov"][0].numpy() > 0.5, self.patch_size, fraction)
         except InputError as error:
             raise InputError(f"{_name(data)}: {error}") from None
         item["centres"] = torch.from_numpy(centres.view(np.uint8))[None]
         return item
+
+
+def _padded(item: Item, patch_size: int) -> Item:
+    """At least a patch on each axis: image at its centre, around it the median of the field of view, masks 0."""
+    pad = SpatialPad((patch_size, patch_size))
+    outside = float(np.median(item["image"][0].numpy()[item["fov"][0].numpy() > 0.5]))
+    values = {"image": outside, "label": 0, "fov": 0}
+    padded: Item = {key: convert_to_tensor(pad(item[key], value=values[key])) for key in values if key in item}
+    return {**item, **padded}
 
 
 def _filled(image: NDArray[np.floating], fov: NDArray[np.bool_]) -> Tensor:

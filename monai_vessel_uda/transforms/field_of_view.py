@@ -1,5 +1,7 @@
 """Where a photograph shows the retina: the round field of view on its black surround."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,6 +11,8 @@ from monai_vessel_uda.transforms.resize import reduce_to_side, resize
 _WORKING_SIDE = 256  # pixels; the field of view is a large smooth shape, so a small copy shows it well
 
 _RIM = 2  # pixels of the small copy
+
+_LEAST_FILLED = 0.5  # of a patch's side: with less image in it, a patch would show more surround than vessels
 
 
 def detect_field_of_view(image: NDArray) -> NDArray[np.bool_]:
@@ -53,6 +57,21 @@ def field_of_view_diameter(fov: NDArray[np.bool_]) -> int:
     """Longer side of the bounding box of the field of view, in pixels: its diameter even if cut above and below."""
     rows, cols = np.flatnonzero(fov.any(axis=1)), np.flatnonzero(fov.any(axis=0))
     return int(max(rows[-1] - rows[0], cols[-1] - cols[0]) + 1) if rows.size else 0
+
+
+def holds_patch(size: Sequence[int], patch_size: int, padded: bool = False) -> bool:
+    """Whether an image holds a patch.
+
+    Args:
+        size: (rows, columns) of the image.
+        patch_size: side of the square patch in pixels.
+        padded: whether the image may be padded to the patch; it must fill half of the patch's side then.
+
+    Example:
+        >>> holds_patch((232, 349), 256), holds_patch((232, 349), 256, padded=True)
+        (False, True)
+    """
+    return min(size) >= patch_size * (_LEAST_FILLED if padded else 1)
 
 
 def patch_centres(fov: NDArray[np.bool_], patch_size: int, min_fraction: float = 0.9) -> NDArray[np.bool_]:

@@ -16,6 +16,10 @@ from monai_vessel_uda.transforms.vesselness import (
     without_rim,
 )
 
+LEAST_AGREEMENT = 0.75
+"""Share of images that must point the same way for a polarity to be believed without a question. All images of FIVES,
+HRF, CHASE_DB1 and ROSSA do (balances of -0.11 to -1.00 and of 0.84 to 1.00); images of both kinds mixed give 0.5."""
+
 
 def polarity_from_vesselness(
     images: Sequence[NDArray[np.floating]], fovs: Sequence[NDArray[np.bool_]] | None = None

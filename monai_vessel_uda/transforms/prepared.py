@@ -18,7 +18,7 @@ from .preprocessing import Variant, source_transforms, target_transforms
 
 ListName = Literal["source", "target", "supervised"]
 """Lists that a training may see; those of ``evaluation`` are read where scores are computed, and nowhere else."""
-PREPARATION = 2
+PREPARATION = 3
 """Raised whenever this package makes other images of the same files and the same record."""
 
 
@@ -35,15 +35,17 @@ def prepared_images(
         manifest: of :func:`~monai_vessel_uda.data.manifest.load_manifest`.
         name: which list. Items of ``target`` never have a label; those of ``supervised`` do.
         variant: preprocessing of the source; the target has only one.
-        patch_size: if given, items get ``centres``: where patches of this size avoid the black surround.
+        patch_size: if given, items get ``centres``: where patches of this size avoid the black surround. Images of the
+            source and of ``supervised`` that are up to half smaller than a patch are padded to one; the target's scale
+            is the user's choice, and its images must be large enough.
         cache_dir: folder of the disk cache, for example the workspace's; None keeps the result in memory only.
 
     Returns:
         Dataset of dictionaries with ``image``, ``fov`` (and ``label``) of shape (1, height, width).
 
     Raises:
-        InputError: an image cannot be used, is smaller than a patch, or is to be prepared and is not the manifest's any
-            more; names the file.
+        InputError: an image cannot be used, is too small for a patch, or is to be prepared and is not the manifest's
+            any more; names the file.
     """
     record = manifest["preprocessing"]
     if name == "source":
@@ -51,7 +53,7 @@ def prepared_images(
     else:
         chain = [target_transforms(record, with_label=name != "target")]
     if patch_size is not None:
-        chain.append(PatchCentresd(patch_size))
+        chain.append(PatchCentresd(patch_size, pad=name != "target"))
     prepare = RetinalCompose(chain)
     items = datalist(manifest, name)
     if cache_dir is None:

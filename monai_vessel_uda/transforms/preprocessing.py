@@ -4,8 +4,10 @@
 training, mining and inference run are built from the record alone.
 """
 
+import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeGuard, get_args
 
 import numpy as np
 import torch
@@ -27,6 +29,7 @@ from monai_vessel_uda.transforms.dictionary import (
 )
 from monai_vessel_uda.transforms.field_of_view import field_of_view_diameter
 from monai_vessel_uda.transforms.histogram import quantiles
+from monai_vessel_uda.transforms.polarity import LEAST_AGREEMENT
 from monai_vessel_uda.transforms.survey import (
     CALIBRE_IMAGES,
     Glance,
@@ -38,6 +41,8 @@ from monai_vessel_uda.transforms.survey import (
     survey,
 )
 from monai_vessel_uda.transforms.vesselness import ridge_scale
+
+logger = logging.getLogger("monai_vessel_uda")
 
 Variant = Literal["raw", "negated", "matched", "aligned"]
 Progress = Callable[[float, str], None]
@@ -89,7 +94,8 @@ def estimate_preprocessing(
     Raises:
         InputError: for unusable options or files, or where no vessel is found.
     """
-    _check_options(source_polarity, target_polarity, target_scale, max_images)
+    _check_options(grey, source_polarity, target_polarity, target_scale, max_images)
+    _check_scale_names(source_scale, source)
     report = progress or (lambda share, what: None)
     chosen = {"source": sample(source, max_images, seed), "target": sample(target, max_images, seed)}
     total = sum(len(items) for items in chosen.values())
@@ -108,6 +114,7 @@ def estimate_preprocessing(
     record: dict[str, Any] = {"version": 1, "seed": seed, "max_images": max_images}
     for domain, look in looks.items():
         record[domain] = _domain_record(look, _asked_grey(grey, domain), asked[domain])
+        _warn_of_doubt(domain, record[domain])
     record["flatten"], record["match"] = {"enabled": bool(flatten)}, {"enabled": bool(match)}
     _set_target(record, chosen["target"], target_scale)
     _set_source_scales(record, looks["source"], source_scale, report)
@@ -203,6 +210,20 @@ def _domain_record(look: Survey, grey: str, polarity: str) -> dict[str, Any]:
     return entry
 
 
+def _warn_of_doubt(domain: str, entry: Mapping[str, Any]) -> None:
+    """Warn where images contradict each other on the polarity: the wrong one ruins everything after it."""
+    agreement = entry["polarity_evidence"].get("agreement", 1.0)
+    if agreement < LEAST_AGREEMENT:
+        logger.warning(
+            "%s: vessels were taken for %s, but only %.0f %% of the images looked at say so; look at them, and state "
+            "it by --%s-polarity bright or dark",
+            domain,
+            entry["polarity"],
+            100 * agreement,
+            domain,
+        )
+
+
 def _set_target(record: dict[str, Any], items: Sequence[Mapping[str, Any]], scale: float) -> None:
     """Fill in the target's scale, and what its images measure after their chain: calibre, side and quantiles."""
     target = record["target"]
@@ -242,7 +263,7 @@ def _set_source_scales(
         elif given == "nominal":
             factor, entry["scale_by"] = entry["nominal_scale"], "by field of view"
             reading = read(factor)
-        elif isinstance(given, (int, float)) and given > 0:
+        elif _is_factor(given):
             factor, reading = float(given), read(float(given))
             entry["scale_by"] = "given"
         else:
@@ -284,11 +305,30 @@ def _asked_grey(grey: str | Mapping[str, str], domain: str) -> str:
     return grey.get(domain, "auto") if isinstance(grey, Mapping) else grey
 
 
-def _check_options(source_polarity: str, target_polarity: str, target_scale: float, max_images: int) -> None:
+def _is_factor(value: Any) -> TypeGuard[float]:
+    """Whether a value can be a scale; JSON's ``true`` would be 1."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def _check_scale_names(asked: float | str | Mapping[str, float], source: Sequence[Mapping[str, Any]]) -> None:
+    names = sorted({str(item["dataset"]) for item in source})
+    unknown = sorted(set(asked) - set(names)) if isinstance(asked, Mapping) else []
+    if unknown:
+        raise InputError(
+            f"source_scale: expected scales of {', '.join(names)}, received one of {unknown[0]!r}, which is none of "
+            "the source's data sets"
+        )
+
+
+def _check_options(
+    grey: str | Mapping[str, str], source_polarity: str, target_polarity: str, target_scale: float, max_images: int
+) -> None:
+    if isinstance(grey, Mapping) and (unknown := sorted(set(grey) - {"source", "target"})):
+        raise InputError(f"grey: expected values for 'source' and 'target', received one for {unknown[0]!r}")
     for name, value in (("source_polarity", source_polarity), ("target_polarity", target_polarity)):
         if value not in ("auto", "bright", "dark"):
             raise InputError(f"{name}: expected 'auto', 'bright' or 'dark', received {value!r}")
-    if not target_scale > 0:
+    if not _is_factor(target_scale):
         raise InputError(f"target_scale: expected a positive factor, received {target_scale}")
     if max_images < 1:
         raise InputError(f"max_images: expected at least 1, received {max_images}")

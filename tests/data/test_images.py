@@ -109,6 +109,20 @@ def test_en_face_dicom_that_itk_does_not_know(tmp_path):
     assert np.array_equal(read_image(tmp_path / "inverse.dcm").array, picture().max() - picture())
 
 
+@pytest.mark.parametrize("bits", [8, 16])
+def test_dicom_palettes_are_applied(tmp_path, bits):
+    """To the standard's own kind for en-face images, which ITK does not know."""
+    colours = np.stack([np.arange(256), 255 - np.arange(256), np.roll(np.arange(256), 50)], axis=-1).astype(np.uint8)
+    entries = colours if bits == 8 else colours.astype("<u2") * 257
+    palette = {"PhotometricInterpretation": "PALETTE COLOR"}
+    for channel, name in enumerate(("Red", "Green", "Blue")):
+        palette[f"{name}PaletteColorLookupTableDescriptor"] = [256, 0, bits]
+        palette[f"{name}PaletteColorLookupTableData"] = entries[:, channel].tobytes()
+    path = write_en_face(tmp_path / "eye.dcm", picture(), **palette)
+    assert np.array_equal(read_image(path).array, colours[picture()])
+    assert image_size(path) == picture().shape
+
+
 def test_dicom_monochrome1_is_shown_as_a_viewer_does(tmp_path):
     pydicom = pytest.importorskip("pydicom")
     save(tmp_path / "eye.dcm")

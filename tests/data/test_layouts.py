@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from monai_vessel_uda.data.layouts import LAYOUTS, find_items
+from monai_vessel_uda.data.layouts import LAYOUTS, find_items, told_apart
 from monai_vessel_uda.errors import InputError
 
 from ..real_images import ABSENT, DATA
@@ -213,6 +213,62 @@ def test_masks_among_the_images_are_noticed(tmp_path):
     make(tmp_path, ["eye1.png", "eye1_mask.png"])
     with pytest.raises(InputError, match="eye1_mask.png: looks like the mask of eye1.png"):
         find_items(tmp_path, domain="target", labels="forbidden")
+
+
+@pytest.mark.parametrize("folders", [("Images", "Masks"), ("IMG", "gt"), ("images", "Label")])
+def test_capital_letters_and_names_that_say_mask(tmp_path, folders):
+    """As annotation tools and clinics write them."""
+    images, masks = folders
+    root = make(tmp_path / "clinic", [f"{images}/{n}.png" for n in "ab"] + [f"{masks}/a_mask.png", f"{masks}/b.png"])
+    for folder in (root, root / images):
+        items = find_items(folder, domain="source", labels="required")
+        assert ids(items) == ["clinic-a", "clinic-b"]
+        assert [relative(item, "label", root) for item in items] == [f"{masks}/a_mask.png", f"{masks}/b.png"]
+        assert ids(find_items(folder, domain="target", labels="forbidden")) == ids(items)
+
+
+def test_of_two_masks_none_is_chosen(tmp_path):
+    for names in (("a.png", "a_mask.png"), ("a_mask.png", "a_vessels.png")):
+        root = make(tmp_path / names[0] / "clinic", ["images/a.png", *(f"labels/{name}" for name in names)])
+        with pytest.raises(InputError, match=f"{names[1]}: no image found"):
+            find_items(root, domain="source", labels="required")
+
+
+def labelled(*folders):
+    return [item for folder in folders for item in find_items(folder, domain="source", labels="required")]
+
+
+def test_folders_of_equal_names_are_data_sets_of_their_own(tmp_path):
+    for place in ("siteA/fundus", "siteB/fundus", "siteB/octa"):
+        make(tmp_path / place, ["images/1.png", "labels/1.png"])
+    items = labelled(tmp_path / "siteA/fundus", tmp_path / "siteB/fundus/images", tmp_path / "siteB/octa")
+    apart = told_apart(items)
+    assert [item["dataset"] for item in apart] == ["siteA-fundus", "siteB-fundus", "octa"]
+    assert ids(apart) == ["siteA-fundus-1", "siteB-fundus-1", "octa-1"]
+    unnamed = [{**item, "id": "", "dataset": ""} for item in items]
+    assert [{**item, "id": "", "dataset": ""} for item in apart] == unnamed
+
+
+def test_names_grow_until_they_differ(tmp_path):
+    for place in ("A/left/fundus", "B/left/fundus", "B/right/fundus"):
+        make(tmp_path / place, ["images/1.png", "labels/1.png"])
+    apart = told_apart(labelled(*(tmp_path / place / "fundus" for place in ("A/left", "B/left", "B/right"))))
+    assert [item["dataset"] for item in apart] == ["A-left-fundus", "B-left-fundus", "B-right-fundus"]
+
+
+def test_what_belongs_together_keeps_its_name(tmp_path):
+    for split in ("train", "test"):
+        make(tmp_path / "clinic", [f"{split}/images/{split}.png", f"{split}/labels/{split}.png"])
+    for place in ("old", "new"):
+        make(tmp_path / place, TREES["hrf"])
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "clinic").symlink_to(tmp_path / "clinic")
+    items = labelled(
+        *(tmp_path / "clinic" / split for split in ("train", "test")),
+        *(tmp_path / place for place in ("old", "new")),
+        tmp_path / "elsewhere" / "clinic",
+    )
+    assert told_apart(items) == items
 
 
 def test_sorted_whatever_the_disk_says(tree, monkeypatch):

@@ -179,6 +179,28 @@ def test_evaluation_images_must_be_unseen(lists, tmp_path, other):
         build(lists, **{other: [*lists[other], seen]})
 
 
+@pytest.mark.parametrize("other", ["target", "supervised"])
+def test_evaluation_patients_must_be_unseen(lists, tmp_path, other):
+    """Two eyes of one child: other images, the same vessels."""
+    left, right = (item(tmp_path / "eyes", name, "target", "OCTA") for name in ("07L", "07R"))
+    message = rf"07L.png \({other}\) and .*07R.png \(evaluation\) are of the same patient"
+    with pytest.raises(InputError, match=message):
+        build(lists, **{other: [left], "evaluation": [right]})
+    build(lists, **{other: [left], "evaluation": [{**right, "dataset": "another"}]})
+
+
+def test_equal_file_names_are_no_patients(lists, tmp_path):
+    train, test = ({**item(tmp_path / part, "1_A", "target"), "group": "1_A"} for part in ("train", "test"))
+    build(lists, target=[train], evaluation=[test])
+
+
+def test_an_official_split_that_divides_patients_is_pointed_out(lists, tmp_path, caplog):
+    eyes = {"train": "1_OD", "test": "1_OS"}
+    made = {part: {**item(tmp_path / part, eye, "target"), "id": f"SET-{part}-{eye}"} for part, eye in eyes.items()}
+    build(lists, target=[made["train"]], evaluation=[made["test"]])
+    assert "1_OS.png (evaluation) are of the same patient" in caplog.text
+
+
 def test_ids_are_unique_but_follow_the_image(lists, tmp_path):
     homonym = item(tmp_path / "other clinic", "1", "target", "OCTA")
     same = item(tmp_path / "e", "1", "target", "OCTA")

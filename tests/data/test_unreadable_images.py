@@ -15,6 +15,7 @@ from monai_vessel_uda.data.images import (
     read_image,
     read_mask,
 )
+from monai_vessel_uda.data.phantoms import fundus_phantom
 from monai_vessel_uda.errors import InputError
 
 from .pictures import AFFINE, HEIGHT, WIDTH, mask, picture, save
@@ -41,6 +42,40 @@ def test_masks_that_mark_most_of_the_image_or_number_classes_are_refused(tmp_pat
         read_mask(save(tmp_path / "arteries.png", classes))
     assert read_mask(save(tmp_path / "one.png", np.minimum(classes, 1))).sum() == 16
     assert read_mask(save(tmp_path / "smooth.png", classes * 127)).sum() == 8, "grey levels of a smoothed outline"
+
+
+def arteries_and_veins(artery, vein):
+    """Vessels of which those in the left half are arteries."""
+    vessels = fundus_phantom(np.random.default_rng(0), 160)[1] > 0
+    return np.where(vessels, np.where(np.arange(160) < 80, artery, vein), 0).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("artery", "vein"), [(100, 200), (127, 255), (255, 64)])
+@pytest.mark.parametrize("name", ["mask.png", "mask.tif", "mask.nii.gz"])
+def test_masks_of_arteries_and_veins_in_grey_are_refused(tmp_path, name, artery, vein):
+    path = save(tmp_path / name, arteries_and_veins(artery, vein))
+    with pytest.raises(
+        InputError, match=f"{name}: .* classes 0, {min(artery, vein)}, {max(artery, vein)}; write those"
+    ):
+        read_mask(path)
+
+
+@pytest.mark.parametrize("levels", [2, 3, 8])
+def test_smoothed_outlines_are_no_classes(tmp_path, levels):
+    """A larger mask made small, with the means of 2 x 2, 3 x 3 or 8 x 8 pixels as grey values."""
+    drawn = fundus_phantom(np.random.default_rng(0), 240 * levels)[1] > 0
+    share = drawn.reshape(240, levels, 240, levels).mean(axis=(1, 3))
+    smooth = np.round(255 * share).astype(np.uint8)
+    assert np.array_equal(read_mask(save(tmp_path / "mask.png", smooth)), smooth > 127)
+    read_mask(save(tmp_path / "mask.jpg", arteries_and_veins(127, 255)))  # of which every value occurs
+
+
+def test_a_darker_region_is_no_class_of_vessels(tmp_path):
+    """OCTA-500 marks the avascular zone by 100 and vessels by 255."""
+    grey = arteries_and_veins(255, 255)
+    rows, columns = np.ogrid[:160, :160]
+    zone = ((rows - 80) ** 2 + (columns - 60) ** 2 < 15**2) & (grey == 0)
+    assert np.array_equal(read_mask(save(tmp_path / "mask.bmp", np.where(zone, 100, grey).astype(np.uint8))), grey > 0)
 
 
 @pytest.mark.parametrize("kind", ["MET_USHORT", "MET_FLOAT"])

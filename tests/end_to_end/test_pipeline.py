@@ -11,6 +11,7 @@ from monai_vessel_uda import pipeline, preparation
 from monai_vessel_uda.data.images import read_image
 from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.files import load_json, load_tensors, save_json, working_alone
+from monai_vessel_uda.settings import bundle_folder, preset_overrides
 
 from ..conftest import TINY
 
@@ -213,6 +214,35 @@ def test_an_adaptation_works_alone_until_it_ends(adapted, tmp_path, monkeypatch)
     assert refused
     with working_alone(workspace):
         pass
+
+
+def published_sizes(nominal_scale_of_hrf):
+    """What a manifest of FIVES, HRF and CHASE_DB1 with ROSSA as the target holds of sizes and scales."""
+    scales = {"FIVES": (0.2001, 0.1613), "HRF": (0.2577, nominal_scale_of_hrf), "CHASE_DB1": (0.4149, 0.3532)}
+    sizes = {"FIVES": [2048, 2048], "HRF": [2336, 3504], "CHASE_DB1": [960, 999]}
+    datasets = {name: {"scale": scale, "nominal_scale": nominal} for name, (scale, nominal) in scales.items()}
+    rossa = [{"image": "rossa.png", "dataset": "ROSSA", "size": [320, 320]}]
+    return {
+        "preprocessing": {"source": {"datasets": datasets}, "target": {"scale": 1.0}},
+        "source": [{"image": f"{name}.jpg", "dataset": name, "size": size} for name, size in sizes.items()],
+        **{name: rossa for name in ("target", "supervised", "evaluation")},
+    }
+
+
+@pytest.mark.parametrize("preset", ["demo", "small", "full"])
+def test_every_preset_takes_the_published_data_sets(preset):
+    config = load_json(bundle_folder("latent_mining") / "configs" / "mine.json")
+    patch_size = preset_overrides(preset).get("patch_size", config["patch_size"])
+    pipeline._check_sizes(published_sizes(0.0995), ["raw", "supervised"], patch_size)
+
+
+def test_images_smaller_than_half_a_patch_are_refused():
+    with pytest.raises(InputError, match="HRF.jpg: 175 x 117 pixels at the working resolution, less than a patch"):
+        pipeline._check_sizes(published_sizes(0.05), [], 256)
+    manifest = published_sizes(0.0995)
+    manifest["preprocessing"]["target"]["scale"] = 0.79
+    with pytest.raises(InputError, match="rossa.png: 253 x 253 pixels"):
+        pipeline._check_sizes(manifest, [], 256)
 
 
 def test_gpu_where_there_is_none(workspace, monkeypatch):

@@ -3,6 +3,7 @@ from monai_vessel_uda.report.wording import (
     MEASURES,
     facts,
     measure_meaning,
+    provenance,
     summary,
 )
 
@@ -28,6 +29,19 @@ def test_summary_leaves_out_what_is_not_known():
         assert scored == "It was not scored against masks."
     alone = [{"name": "round 1", "exported": True, "scores": {"dice": {"mean": 0.5}}}]
     assert summary({}, rounds, None, alone)[1] == "Its mean Dice is 50.00 %."
+
+
+def test_provenance_says_how_many_images_agree_on_the_polarity():
+    look = {"grey": "luma", "grey_by": "no colour", "polarity": "dark", "datasets": {}, "scale": 1.0}
+    record = {
+        "source": {**look, "polarity_by": "given", "polarity_evidence": {}},
+        "target": {**look, "polarity_by": "by vesselness", "polarity_evidence": {"agreement": 0.5}},
+        "flatten": {"enabled": False},
+        "match": {"enabled": False},
+    }
+    source, target = provenance({"preprocessing": record})[:2]
+    assert source == "Source: dark vessels (given), grey values: luma (no colour)."
+    assert target == "Target: dark vessels (by vesselness; 50 % of the images agree), grey values: luma (no colour)."
 
 
 def test_facts_join_names_and_leave_out_what_is_long():

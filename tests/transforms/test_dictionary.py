@@ -139,6 +139,34 @@ def test_patch_centres_name_the_item_that_is_too_small():
         PatchCentresd(16)(tensors(torch.zeros(1, 9, 9), file="small.png"))
 
 
+def test_an_image_that_is_a_little_small_lies_on_a_surround():
+    image = torch.rand(1, 20, 40, generator=torch.Generator().manual_seed(1))
+    fov = torch.ones(1, 20, 40, dtype=torch.uint8)
+    out = PatchCentresd(32, pad=True)(tensors(image, fov, label=torch.ones(1, 20, 40)))
+    assert all(out[key].shape == (1, 32, 40) for key in ("image", "label", "fov", "centres"))
+    inside = torch.zeros(1, 32, 40, dtype=torch.bool)
+    inside[:, 6:26] = True
+    assert torch.equal(out["image"][inside], image.flatten())
+    assert torch.equal(out["image"][~inside].unique(), torch.tensor([np.median(image.numpy())]))
+    assert torch.equal(out["label"] > 0, inside) and torch.equal(out["fov"] > 0, inside)
+    assert out["fov"].dtype == torch.uint8
+    assert out["centres"].sum() == 40 - 32 + 1  # wherever a patch holds all rows
+
+
+@pytest.mark.parametrize(("side", "pad"), [(31, False), (15, True)])
+def test_an_image_that_is_much_too_small_is_not_padded(side, pad):
+    with pytest.raises(InputError, match="choose a smaller patch"):
+        PatchCentresd(32, pad=pad)(tensors(torch.zeros(1, side, 40)))
+
+
+def test_an_image_that_is_large_enough_stays_as_it_is():
+    image = torch.rand(1, 32, 40, generator=torch.Generator().manual_seed(1))
+    fov = torch.ones(1, 32, 40)
+    fov[:, :, :6] = 0
+    plain, padding = (PatchCentresd(32, pad=pad)(tensors(image, fov)) for pad in (False, True))
+    assert all(torch.equal(plain[key], padding[key]) for key in ("image", "fov", "centres"))
+
+
 def test_compose_lets_user_errors_through_and_keeps_others():
     with pytest.raises(InputError):
         RetinalCompose([RetinalCompose([PatchCentresd(16)])])(tensors(torch.zeros(1, 9, 9)))

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from monai_vessel_uda.data.patches import PatchDataset, RandPatchd
 from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.files import load_json
 from monai_vessel_uda.transforms import prepared
@@ -15,6 +16,12 @@ from monai_vessel_uda.transforms.prepared import prepared_images
 @pytest.fixture
 def manifest(workspace):
     return load_json(workspace / "manifest.json")
+
+
+def set_scale(manifest, scale):
+    for entry in manifest["preprocessing"]["source"]["datasets"].values():
+        entry["nominal_scale"] = scale
+    manifest["preprocessing"]["target"]["scale"] = scale
 
 
 def test_images_are_prepared_once(manifest, tmp_path, monkeypatch):
@@ -27,6 +34,26 @@ def test_images_are_prepared_once(manifest, tmp_path, monkeypatch):
         for key, value in expected[number].items():
             same = torch.equal if isinstance(value, torch.Tensor) else str.__eq__
             assert same(first[number][key], value) and same(again[number][key], value)
+
+
+@pytest.mark.parametrize("name", ["source", "supervised"])
+def test_images_smaller_than_a_patch_are_padded_where_training_has_masks(manifest, tmp_path, name):
+    set_scale(manifest, 0.5)
+    images = prepared_images(manifest, name, "negated", patch_size=60, cache_dir=tmp_path)
+    patches = PatchDataset(images, RandPatchd(["image", "label", "fov"], (60, 60)), seed=0)
+    side = images[0]["image"].shape[-1]
+    plain = prepared_images(manifest, name, "negated")[0]
+    before = (60 - plain["image"].shape[-1]) // 2
+    window = (..., *[slice(before, before + plain["image"].shape[-1])] * 2)
+    assert side == 60 > plain["image"].shape[-1]
+    assert all(torch.equal(images[0][key][window], plain[key]) for key in ("image", "label", "fov"))
+    assert patches[0]["image"].shape == (1, 60, 60) and patches[0]["label"].sum() > 0
+
+
+def test_images_of_the_target_are_not_padded(manifest):
+    set_scale(manifest, 0.5)
+    with pytest.raises(InputError, match="patch_size: 60 exceeds"):
+        prepared_images(manifest, "target", patch_size=60)
 
 
 def test_several_processes_share_the_work(manifest, tmp_path, monkeypatch):

@@ -1,4 +1,5 @@
 import json
+import math
 
 import numpy as np
 import pytest
@@ -156,13 +157,37 @@ def test_dark_targets_are_made_bright(phantoms):
     assert image["image"][same].mean() > image["image"][~same & (image["fov"] > 0.5)].mean() + 0.1
 
 
+def test_images_that_contradict_each_other_on_the_polarity_are_pointed_out(phantoms, tmp_path, caplog):
+    mixed = []
+    for number, item in enumerate(phantoms["target"]):
+        mixed.append({**item, "image": str(tmp_path / f"{number}.png")})
+        values = np.asarray(Image.open(item["image"]))
+        Image.fromarray(255 - values if number % 2 else values).save(mixed[-1]["image"])
+    estimate_preprocessing(phantoms["source"], phantoms["target"])
+    assert not caplog.messages
+    record = estimate_preprocessing(phantoms["source"], mixed)
+    assert record["target"]["polarity_evidence"]["agreement"] == 0.5
+    (message,) = caplog.messages
+    assert message.startswith("target: ") and "--target-polarity" in message
+    estimate_preprocessing(phantoms["source"], mixed, target_polarity="bright")
+    assert len(caplog.messages) == 1
+
+
 @pytest.mark.parametrize(
     "options, word",
     [
         ({"source_polarity": "light"}, "source_polarity"),
         ({"grey": "cyan"}, "grey"),
+        ({"grey": {"sorce": "red"}}, "grey: expected values for 'source' and 'target', received one for 'sorce'"),
         ({"target_scale": 0}, "target_scale"),
+        ({"target_scale": math.inf}, "target_scale"),
+        ({"target_scale": math.nan}, "target_scale"),
         ({"source_scale": {"other": 0.3}}, "photographs"),
+        ({"source_scale": {"photographs": 0.3, "other": 0.3}}, "scales of photographs, received one of 'other'"),
+        ({"source_scale": {}}, "source_scale of photographs"),
+        ({"source_scale": True}, "source_scale"),
+        ({"source_scale": math.inf}, "source_scale"),
+        ({"source_scale": {"photographs": math.nan}}, "source_scale"),
         ({"source_scale": -1.0}, "source_scale"),
         ({"max_images": 0}, "max_images"),
     ],

@@ -1,0 +1,43 @@
+"""What becomes a data set, and what is said of folders that do not fit one scale."""
+
+import shutil
+
+import pytest
+
+from monai_vessel_uda import preparation
+from monai_vessel_uda.data.phantoms import write_phantoms
+from monai_vessel_uda.files import load_json
+
+
+@pytest.fixture(scope="module")
+def two_sites(tmp_path_factory):
+    """Photographs of two cameras, one of which takes them twice as large, in folders of the same name."""
+    folder = tmp_path_factory.mktemp("sites")
+    target = write_phantoms(folder / "octa", source=0, target=2, evaluation=0, supervised=0, size=64)["target"]
+    sites = []
+    for seed, size in enumerate((64, 128)):
+        made = write_phantoms(folder / f"{size}", seed=seed, source=2, target=0, evaluation=0, supervised=0, size=size)
+        sites.append(shutil.copytree(made["source"], folder / f"site{size}" / "fundus"))
+    return sites, target
+
+
+def test_two_folders_of_one_name_get_a_scale_each(two_sites, tmp_path, caplog):
+    sites, target = two_sites
+    datasets = {}
+    for name, folders in (("both", sites), ("small", sites[:1]), ("large", sites[1:])):
+        record = load_json(preparation.prepare(tmp_path / name, folders, target))["preprocessing"]
+        datasets[name] = {key: entry["scale"] for key, entry in record["source"]["datasets"].items()}
+    small, large = datasets["small"]["fundus"], datasets["large"]["fundus"]
+    assert datasets["both"] == pytest.approx({"site64-fundus": small, "site128-fundus": large})
+    assert small > 1.5 * large
+    assert not caplog.messages
+
+
+def test_images_of_several_sizes_in_one_folder_are_pointed_out(two_sites, tmp_path, caplog):
+    sites, target = two_sites
+    mixed = shutil.copytree(sites[0], tmp_path / "mixed")
+    for path in sites[1].rglob("*.png"):
+        shutil.copy(path, mixed / path.parent.name / f"large_{path.name}")
+    preparation.prepare(tmp_path / "workspace", [mixed], target)
+    (message,) = caplog.messages
+    assert message.startswith("mixed: its images have between 107 and 213 pixels")
