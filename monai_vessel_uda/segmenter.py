@@ -28,6 +28,8 @@ def segment(
 ) -> Path:
     """Segment one image or a folder with an exported bundle.
 
+    An image that cannot be read does not keep the others from their masks.
+
     Args:
         source: image file or folder.
         output: folder of the results.
@@ -45,7 +47,8 @@ def segment(
         ``output``.
 
     Raises:
-        InputError: nothing to segment, an option out of range, or a converted segmenter of other weights.
+        InputError: nothing to segment, an option out of range, a converted segmenter of other weights, or, after all
+            others are segmented, images that cannot be.
     """
     if suffix is not None and not suffix.startswith("."):
         raise InputError(f"suffix: expected one such as .png, got {suffix!r}")

@@ -1,5 +1,6 @@
 """The inference bundle's parts: which files, how they are preprocessed, how results are written beside them."""
 
+import logging
 import math
 import os
 from collections.abc import Hashable, Iterator, Mapping
@@ -10,6 +11,7 @@ import numpy as np
 from ignite.engine import Engine, Events
 from monai.transforms import Transform
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from ..data.images import IMAGE_SUFFIXES, check_format, image_stem, image_suffix, read_image, write_like
 from ..data.layouts import find_items
@@ -20,6 +22,8 @@ from ..preview import overlay
 from ..progress import Progress
 from ..transforms.preprocessing import target_transforms
 from .inference import to_size
+
+logger = logging.getLogger("monai_vessel_uda")
 
 RESULTS = ("vessels", "probability", "overlay")
 """What is written beside ``<stem>``: ``<stem>_vessels`` and so on."""
@@ -98,6 +102,47 @@ def model_transforms(description: Mapping[str, Any], scale: float | None = None)
     return target_transforms(record)
 
 
+class SegmentableImages:
+    """The batches of a data loader without those of images that cannot be read; these are logged as they come.
+
+    It has no length: that is known at its end.
+
+    Args:
+        loader: of one image in a batch, in the order of its sampler.
+    """
+
+    def __init__(self, loader: DataLoader) -> None:
+        self.loader = loader
+        self.failed: list[str] = []
+
+    def __iter__(self) -> Iterator[Any]:
+        """Batches.
+
+        Raises:
+            InputError: of the only image there is.
+        """
+        self.failed = []
+        batches, indices = iter(self.loader), list(self.loader.sampler)
+        for index in indices:
+            try:
+                yield next(batches)  # kept nowhere, since images may be large
+            except InputError as error:
+                if len(indices) == 1:
+                    raise
+                logger.error("not segmented: %s", " ".join(str(error).split()))
+                self.failed.append(str(self.loader.dataset.data[index]["image"]))  # type: ignore[attr-defined]
+
+    def check(self) -> None:
+        """Raise InputError if some were left out."""
+        if self.failed:
+            names = ", ".join(self.failed[:3]) + (", …" if len(self.failed) > 3 else "")
+            total = len(self.loader.sampler)  # type: ignore[arg-type]
+            raise InputError(
+                f"{len(self.failed)} of {total} images could not be segmented: {names}; the lines above say why. Mend "
+                "them or leave them out; the others have their masks"
+            )
+
+
 class SaveVesselsd(Transform):
     """Write the mask (and the probabilities, and an overlay) of one image's logit of vessel, at its native geometry.
 
@@ -173,9 +218,14 @@ class InferenceProgress:
         self.total = total
 
     def attach(self, engine: Engine) -> None:
-        """Count iterations."""
+        """Count iterations, and at the end those that there were none of, of images left out."""
         progress = Progress("segmenting", self.total)
         engine.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: progress.update())
+
+        @engine.on(Events.COMPLETED)
+        def finish() -> None:
+            if progress.done < progress.total:
+                progress.update(progress.total - progress.done)
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -1,5 +1,7 @@
 """The exported bundle on files of every kind."""
 
+import shutil
+
 import nibabel
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from PIL import Image
 
 from monai_vessel_uda import segmenter
 from monai_vessel_uda.data.images import read_image, read_mask
+from monai_vessel_uda.deployment.runtimes import convert_bundle
 from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.files import load_json
 
@@ -118,3 +121,35 @@ def test_bad_input_leaves_nothing(make, adapted, tmp_path, folder):
     with pytest.raises(InputError):
         segmenter.segment(source, out, bundle)
     assert not out.exists() or not list(out.iterdir())
+
+
+@pytest.mark.parametrize("runtime", ["torch", "torchscript"])
+def test_bad_images_do_not_keep_others_from_their_masks(runtime, adapted, tmp_path, folder, caplog):
+    bundle = adapted / "vessel_segmentation"
+    if runtime == "torchscript":
+        bundle = shutil.copytree(bundle, tmp_path / "bundle")
+        convert_bundle(bundle, runtime)
+    images, out = tmp_path / "some", tmp_path / "out"
+    images.mkdir()
+    for name in ("a", "c", "sub/e"):
+        (images / name).parent.mkdir(exist_ok=True)
+        shutil.copy(folder / "grey.png", images / f"{name}.png")
+    (images / "b.png").write_bytes((folder / "grey.png").read_bytes()[:200])
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(images / "d.png")
+    with pytest.raises(InputError, match=r"^2 of 5 images could not be segmented: \S+/b.png, \S+/d.png;"):
+        segmenter.segment(images, out, bundle, runtime=runtime)
+    written = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert written == {f"{name}_vessels.png" for name in ("a", "c", "sub/e")}
+    expected = read_mask(segmenter.segment(folder / "grey.png", tmp_path / "one", bundle) / "grey_vessels.png")
+    assert all(np.array_equal(read_mask(out / name), expected) for name in written)
+    lines = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert len(lines) == 2 and "b.png: cannot be read" in lines[0] and "d.png: expected a picture" in lines[1]
+
+
+def test_where_no_image_can_be_segmented_nothing_is_written(adapted, tmp_path):
+    (tmp_path / "images").mkdir()
+    for name in "abcd":
+        Image.fromarray(np.zeros((64, 64), np.uint8)).save(tmp_path / "images" / f"{name}.png")
+    with pytest.raises(InputError, match=r"4 of 4 images could not be segmented: .*/a.png, .*/c.png, …;"):
+        segmenter.segment(tmp_path / "images", tmp_path / "out", adapted)
+    assert not (tmp_path / "out").exists()
