@@ -52,26 +52,16 @@ def segment(
     """
     if suffix is not None and not suffix.startswith("."):
         raise InputError(f"suffix: expected one such as .png, got {suffix!r}")
-    if threshold is not None and not 0 < threshold < 1:
-        raise InputError(f"threshold: expected a probability between 0 and 1, got {threshold}")
     overrides = {
         "dataset_dir": str(Path(source).absolute()),  # a relative one may begin as MONAI's expressions do
         "output_dir": str(Path(output).absolute()),
         "probability": probability,
         "overlay": overlay,
         "output_suffix": suffix,
-        "views": views,
-        **({} if scale is None else {"scale": scale}),
-        **({} if threshold is None else {"threshold": threshold}),
-        **device_override(device),
+        **_options(scale, threshold, views, runtime, device),
     }
-    if runtime not in ("torch", *FILES):
-        raise InputError(f"runtime: expected one of torch, {', '.join(FILES)}, got {runtime!r}")
     with opened_bundle(bundle) as folder:
-        if runtime != "torch":
-            check_converted(folder, runtime)
-        overlays = ["segment.json", *([] if runtime == "torch" else [f"inference_{runtime}.json"])]
-        _run_inference(folder, overlays, overrides)
+        _run_inference(folder, _overlays(folder, runtime), overrides)
     return Path(output)
 
 
@@ -82,21 +72,24 @@ def evaluate(
     *,
     manifest: str | Path | None = None,
     split: str | None = None,
+    scale: float | None = None,
+    threshold: float | None = None,
     views: int = 1,
+    runtime: str = "torch",
     device: str | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Score a bundle against masks of a folder or of a manifest's evaluation list.
 
-    Of a data set's root its official ``split`` is scored; by default the test part, where there is one. ``views`` and
-    ``device`` as in :func:`segment`.
+    Of a data set's root its official ``split`` is scored; by default the test part, where there is one. ``scale`` to
+    ``device`` as in :func:`segment`; the result's ``conditions`` hold them.
     """
-    values = {"evaluation_dir": _text(folder), "manifest": _text(manifest), "split": split, "views": views}
-    values |= {**device_override(device), **(overrides or {})}
+    values = {"evaluation_dir": _text(folder), "manifest": _text(manifest), "split": split}
+    values |= {**_options(scale, threshold, views, runtime, device), **(overrides or {})}
     if output is not None:
         values["output"] = _text(output)
     with opened_bundle(bundle) as opened:
-        result: dict[str, Any] = _run_inference(opened, ["segment.json", "score.json"], values)[0]
+        result: dict[str, Any] = _run_inference(opened, [*_overlays(opened, runtime), "score.json"], values)[0]
     return result
 
 
@@ -105,6 +98,27 @@ def inference_workflow(bundle: Path, overlays: Sequence[str], overrides: Mapping
     ours = bundle_folder("vessel_segmentation") / "configs"
     configs = [bundle / "configs" / "inference.json", *(ours / name for name in overlays)]
     return bundle_workflow(configs, bundle, overrides)
+
+
+def _options(
+    scale: float | None, threshold: float | None, views: int, runtime: str, device: str | None
+) -> dict[str, Any]:
+    """Overrides of what masks depend on; without a value the bundle's own holds."""
+    if threshold is not None and not 0 < threshold < 1:
+        raise InputError(f"threshold: expected a probability between 0 and 1, got {threshold}")
+    if runtime not in ("torch", *FILES):
+        raise InputError(f"runtime: expected one of torch, {', '.join(FILES)}, got {runtime!r}")
+    given = {"scale": scale, "threshold": threshold}
+    chosen = {key: value for key, value in given.items() if value is not None}
+    return {**chosen, "views": views, "runtime": runtime, **device_override(device)}
+
+
+def _overlays(bundle: Path, runtime: str) -> list[str]:
+    """Configs laid over the bundle's own to segment with a runtime."""
+    if runtime == "torch":
+        return ["segment.json"]
+    check_converted(bundle, runtime)
+    return ["segment.json", f"inference_{runtime}.json"]
 
 
 def _run_inference(bundle: Path, overlays: Sequence[str], overrides: Mapping[str, Any]) -> list[Any]:

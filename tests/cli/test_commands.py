@@ -198,8 +198,9 @@ def test_a_zip_is_not_changed(calls, tmp_path):
 
 
 def test_evaluate_prints_scores_with_intervals(calls):
-    result = run("evaluate", "b", "images", "--output", "o.json", "--views", 8, "--device", "cpu")
-    options = {"split": None, "views": 8, "device": "cpu"}
+    given = ["--views", 8, "--device", "cpu", "--threshold", 0.4, "--scale", 2, "--runtime", "onnx"]
+    result = run("evaluate", "b", "images", "--output", "o.json", *given)
+    options = {"split": None, "scale": 2.0, "threshold": 0.4, "views": 8, "runtime": "onnx", "device": "cpu"}
     assert calls == [("evaluate", (Path("b"), Path("images"), Path("o.json")), options)]
     lines = dict(line.split("  ", 1) for line in result.stdout.splitlines() if "  " in line)
     assert lines["Dice %"].strip() == "53.12 [50.00, 56.00]"

@@ -100,6 +100,33 @@ def test_evaluate_a_folder(adapted, phantoms, tmp_path):
     assert set(result["summary"]["dice"]) >= {"mean", "low", "high"}
 
 
+def test_evaluate_scores_what_segment_does(adapted, phantoms, tmp_path):
+    bundle = shutil.copytree(adapted / "vessel_segmentation", tmp_path / "bundle")
+    convert_bundle(bundle, "torchscript")
+    own = load_json(bundle / "models" / "model.json")["threshold"]
+    options = {"threshold": own + 0.01, "scale": 1.5, "views": 2, "runtime": "torchscript"}
+    segmenter.evaluate(bundle, phantoms["evaluation"], tmp_path / "scores.json", **options)
+    scores = load_json(tmp_path / "scores.json")
+    assert scores["conditions"] == options
+    masks = segmenter.segment(phantoms["evaluation"] / "images", tmp_path / "out", bundle, **options)
+    labels = phantoms["evaluation"] / "labels"
+    for image in scores["per_image"]:
+        stem = image["id"].removeprefix("evaluation-")
+        mask, label = (read_mask(path) for path in (masks / f"{stem}_vessels.png", labels / f"{stem}.png"))
+        assert image["scores"]["dice"] == pytest.approx(2 * (mask & label).sum() / (mask.sum() + label.sum()))
+    plain = segmenter.evaluate(bundle, phantoms["evaluation"], tmp_path / "plain.json")
+    assert plain["conditions"] == {"scale": 1.0, "threshold": own, "views": 1, "runtime": "torch"}
+    assert plain["summary"]["dice"] != scores["summary"]["dice"]
+    for option, message in (
+        ({"threshold": 1.5}, "^threshold: "),
+        ({"runtime": "x"}, "^runtime: "),
+        ({"scale": -1}, "^scale: "),
+    ):
+        with pytest.raises(InputError, match=message):
+            segmenter.evaluate(bundle, phantoms["evaluation"], tmp_path / "none.json", **option)
+    assert not (tmp_path / "none.json").exists()
+
+
 @pytest.mark.parametrize("make", ["missing", "empty", "truncated", "black", "no bundle", "no weights", "one stem"])
 def test_bad_input_leaves_nothing(make, adapted, tmp_path, folder):
     source, bundle, out = tmp_path / "in", adapted, tmp_path / "out"
