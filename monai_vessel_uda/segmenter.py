@@ -4,12 +4,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .config_ids import path_value
 from .deployment.archive import opened_bundle
 from .deployment.runtimes import FILES, check_converted
 from .errors import InputError, surfacing_input_errors
-from .files import check_path
 from .settings import bundle_folder, device_override
 from .workflows import bundle_workflow
+
+_PATHS = ("dataset_dir", "output_dir", "output", "evaluation_dir", "manifest", "ckpt_path")
+"""Ids whose values are paths."""
 
 
 def segment(
@@ -122,10 +125,8 @@ def _overlays(bundle: Path, runtime: str) -> list[str]:
 
 
 def _run_inference(bundle: Path, overlays: Sequence[str], overrides: Mapping[str, Any]) -> list[Any]:
-    for key in ("dataset_dir", "output_dir", "output"):
-        if overrides.get(key):
-            check_path(overrides[key])
-    workflow = inference_workflow(bundle, overlays, overrides)
+    paths = {key: path_value(overrides[key]) for key in _PATHS if overrides.get(key)}
+    workflow = inference_workflow(bundle, overlays, {**overrides, **paths})
     with surfacing_input_errors():
         workflow.initialize()
         results: list[Any] = workflow.run()

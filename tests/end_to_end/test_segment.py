@@ -127,6 +127,21 @@ def test_evaluate_scores_what_segment_does(adapted, phantoms, tmp_path):
     assert not (tmp_path / "none.json").exists()
 
 
+def test_paths_may_hold_what_monai_takes_for_an_id(adapted, phantoms, tmp_path):
+    place = tmp_path / "it's #1@home%#"
+    bundle = shutil.copytree(adapted / "vessel_segmentation", place / "bundle")
+    labelled = shutil.copytree(phantoms["evaluation"], place / "ev")
+    out = segmenter.segment(labelled / "images", place / "out", bundle)
+    expected = segmenter.segment(phantoms["evaluation"] / "images", tmp_path / "out", adapted)
+    assert len(list(out.iterdir())) == 2
+    assert all((out / path.name).read_bytes() == path.read_bytes() for path in expected.iterdir())
+    scores = [segmenter.evaluate(bundle, labelled), segmenter.evaluate(adapted, labelled, place / "scores.json")]
+    assert scores[0] == scores[1]
+    assert load_json(bundle / "eval" / "evaluation.json")["summary"] == load_json(place / "scores.json")["summary"]
+    with pytest.raises(InputError, match="nowhere#: no such folder"):
+        segmenter.evaluate(bundle, place / "nowhere#")
+
+
 @pytest.mark.parametrize("make", ["missing", "empty", "truncated", "black", "no bundle", "no weights", "one stem"])
 def test_bad_input_leaves_nothing(make, adapted, tmp_path, folder):
     source, bundle, out = tmp_path / "in", adapted, tmp_path / "out"
