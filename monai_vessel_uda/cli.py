@@ -245,6 +245,10 @@ def segment(
     bundle: Annotated[Path, typer.Option(help=BUNDLE_OR_ZIP)],
     probability: Annotated[bool, typer.Option("--probability", help="Also write probability maps.")] = False,
     overlay: Annotated[bool, typer.Option("--overlay", help="Also write the vessels tinted over the image.")] = False,
+    measurements: Annotated[
+        bool,
+        typer.Option("--measurements", help="Also write vessel area, skeleton density and calibre (measurements.csv)."),
+    ] = False,
     scale: ScaleOption = None,
     threshold: ThresholdOption = None,
     suffix: Annotated[str | None, typer.Option(help="Format of the masks, such as .png. Default: the input's.")] = None,
@@ -261,6 +265,7 @@ def segment(
         bundle,
         probability=probability,
         overlay=overlay,
+        measurements=measurements,
         scale=scale,
         threshold=threshold,
         suffix=suffix,

@@ -22,6 +22,7 @@ def segment(
     *,
     probability: bool = False,
     overlay: bool = False,
+    measurements: bool = False,
     scale: float | None = None,
     threshold: float | None = None,
     suffix: str | None = None,
@@ -39,6 +40,7 @@ def segment(
         bundle: a ``vessel_segmentation`` folder, its zip, or a workspace that holds one.
         probability: also write probability maps.
         overlay: also write overlays.
+        measurements: also write ``measurements.csv``, see :mod:`monai_vessel_uda.metrics.morphology`.
         scale: working pixels for one pixel of the images, if they differ in resolution from the training images.
         threshold: probability from which on a pixel is vessel, in (0, 1); by default the segmenter's own.
         suffix: format of the results; by default the input's own.
@@ -60,6 +62,7 @@ def segment(
         "output_dir": str(Path(output).absolute()),
         "probability": probability,
         "overlay": overlay,
+        "measurements": measurements,
         "output_suffix": suffix,
         **_options(scale, threshold, views, runtime, device),
     }

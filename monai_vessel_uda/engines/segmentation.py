@@ -1,5 +1,6 @@
 """The inference bundle's parts: which files, how they are preprocessed, how results are written beside them."""
 
+import csv
 import logging
 import math
 import os
@@ -13,11 +14,12 @@ from monai.transforms import Transform
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ..data.images import IMAGE_SUFFIXES, check_format, image_stem, image_suffix, read_image, write_like
+from ..data.images import IMAGE_SUFFIXES, RetinalImage, check_format, image_stem, image_suffix, read_image, write_like
 from ..data.layouts import find_items
 from ..data.manifest import datalist, load_manifest
 from ..errors import InputError
 from ..files import replacing
+from ..metrics.morphology import vessel_morphology
 from ..preview import overlay
 from ..progress import Progress
 from ..transforms.preprocessing import target_transforms
@@ -143,6 +145,41 @@ class SegmentableImages:
             )
 
 
+class Measurements:
+    """A table of what is measured on masks, one row an image.
+
+    Args:
+        output_dir: folder of ``measurements.csv``, which :meth:`save` writes.
+    """
+
+    def __init__(self, output_dir: str | Path) -> None:
+        self.path = Path(output_dir) / "measurements.csv"
+        self.rows: list[dict[str, Any]] = []
+
+    def add(self, name: str, image: RetinalImage, mask: np.ndarray, fov: np.ndarray | None, threshold: float) -> None:
+        """Measure a mask, see :mod:`monai_vessel_uda.metrics.morphology`.
+
+        Args:
+            name: of the image.
+            image: which the mask belongs to.
+            mask: bool (H, W).
+            fov: bool (H, W), None where it is the whole image.
+            threshold: that made the mask.
+        """
+        measured = vessel_morphology(mask, fov, image.pixel_mm)
+        shown = {key: "" if math.isnan(value) else f"{value:.6g}" for key, value in measured.items()}
+        area = mask.size if fov is None else int(fov.sum())
+        self.rows.append({"image": name, **shown, "area_px": area, "threshold": f"{threshold:.6g}"})
+
+    def save(self) -> None:
+        """Write the table, if it has a row."""
+        if self.rows:
+            with replacing(self.path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+                table = csv.DictWriter(file, list(self.rows[0]))
+                table.writeheader()
+                table.writerows(self.rows)
+
+
 class SaveVesselsd(Transform):
     """Write the mask (and the probabilities, and an overlay) of one image's logit of vessel, at its native geometry.
 
@@ -154,6 +191,7 @@ class SaveVesselsd(Transform):
         overlay: also write ``<stem>_overlay.png``.
         suffix: format of the results, such as ".png"; by default the input's own where it can hold a mask
             losslessly (NIfTI, MHA, TIFF, PNG, BMP), else PNG; MHA for DICOM.
+        measurements: a table to add a row to.
 
     Raises:
         InputError: a suffix whose format cannot hold the results.
@@ -167,10 +205,11 @@ class SaveVesselsd(Transform):
         probability: bool = False,
         overlay: bool = False,
         suffix: str | None = None,
+        measurements: Measurements | None = None,
     ) -> None:
         self.output_dir, self.root = Path(output_dir), Path(root)
         self.threshold, self.probability, self.overlay = threshold, probability, overlay
-        self.suffix = suffix
+        self.suffix, self.measurements = suffix, measurements
         if suffix:  # refused before the first image is segmented
             check_format(f"NAME_vessels{suffix}")
             if probability:
@@ -190,6 +229,9 @@ class SaveVesselsd(Transform):
             write_like(probability, place / f"{stem}_probability{self._float_suffix(path)}", original)
         if self.overlay:
             _write_overlay(original.array, mask, place / f"{stem}_overlay.png")
+        if self.measurements is not None:
+            name = (self._place(path).relative_to(self.output_dir) / path.name).as_posix()
+            self.measurements.add(name, original, mask, _native_fov(data["fov"], mask.shape), self.threshold)
         return {key: value for key, value in data.items() if key != "pred"}
 
     def _place(self, path: Path) -> Path:
@@ -251,6 +293,12 @@ def _may_be_result_beside(path: Path, folder: Path) -> set[Path]:
 def _is_image(path: Path, folder: Path) -> bool:
     hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
     return path.is_file() and bool(image_suffix(path)) and not hidden
+
+
+def _native_fov(fov: Tensor, size: tuple[int, ...]) -> np.ndarray | None:
+    """The field of view (1, h, w) at the image's own size; None where it is the whole image."""
+    inside = fov.as_subclass(Tensor).cpu() > 0
+    return None if bool(inside.all()) else to_size(inside.float(), size)[0].numpy() >= 0.5
 
 
 def _write_overlay(array: np.ndarray, mask: np.ndarray, path: Path) -> None:

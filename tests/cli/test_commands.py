@@ -176,17 +176,18 @@ def test_adapt_prints_the_scores(calls, tmp_path):
 
 def test_segment_passes_everything(calls):
     options = ["--probability", "--overlay", "--scale", 2, "--threshold", 0.4, "--suffix", ".png", "--device", "cpu"]
-    options += ["--views", 4, "--runtime", "onnx"]
+    options += ["--views", 4, "--runtime", "onnx", "--measurements"]
     assert run("segment", "in", "out", "--bundle", "b", *options).exit_code == 0
     expected = {"probability": True, "overlay": True, "scale": 2.0, "threshold": 0.4, "suffix": ".png"}
-    expected |= {"views": 4, "runtime": "onnx", "device": "cpu"}
+    expected |= {"views": 4, "runtime": "onnx", "device": "cpu", "measurements": True}
     assert calls == [("segment", (Path("in"), Path("out"), Path("b")), expected)]
 
 
 def test_segment_defaults(calls):
     run("segment", "in", "out", "--bundle", "b")
     unset = {"scale": None, "threshold": None, "suffix": None, "device": None}
-    assert calls[0][2] == {"probability": False, "overlay": False, "views": 1, "runtime": "torch", **unset}
+    unset |= dict.fromkeys(("probability", "overlay", "measurements"), False)
+    assert calls[0][2] == {"views": 1, "runtime": "torch", **unset}
 
 
 def test_a_zip_is_not_changed(calls, tmp_path):

@@ -1,5 +1,6 @@
 """The exported bundle on files of every kind."""
 
+import csv
 import shutil
 
 import nibabel
@@ -12,6 +13,7 @@ from monai_vessel_uda.data.images import read_image, read_mask
 from monai_vessel_uda.deployment.runtimes import convert_bundle
 from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.files import load_json
+from monai_vessel_uda.metrics.morphology import vessel_morphology
 
 
 @pytest.fixture
@@ -91,6 +93,22 @@ def test_mirrored_views_are_averaged(folder, adapted, tmp_path):
     with pytest.raises(InputError, match="views: expected one of 1, 2, 4, 8, got 3"):
         segmenter.segment(folder / "grey.png", tmp_path / "none", adapted, views=3)
     assert not (tmp_path / "none").exists()
+
+
+def test_measurements_are_those_of_the_masks(folder, adapted, tmp_path):
+    out = segmenter.segment(folder, tmp_path / "out", adapted, measurements=True, threshold=0.5)
+    with open(out / "measurements.csv", newline="") as file:
+        rows = {row["image"]: row for row in csv.DictReader(file)}
+    assert rows.keys() == {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    mask = read_mask(out / "grey_vessels.png")
+    for name, row in rows.items():
+        assert (float(row["threshold"]), int(row["area_px"])) == (0.5, mask.size)
+        assert (row["vessel_skeleton_density_mm_per_mm2"] != "") == (name == "d.nii.gz")
+    assert float(rows["grey.png"]["vessel_area_density"]) == pytest.approx(mask.mean(), rel=1e-5)
+    nifti = {key: float(value) for key, value in rows["d.nii.gz"].items() if key != "image"}
+    expected = vessel_morphology(read_mask(out / "d_vessels.nii.gz"), pixel_mm=(0.2, 0.1))
+    assert {key: nifti[key] for key in expected} == pytest.approx(expected, rel=1e-5)
+    assert not (segmenter.segment(folder, tmp_path / "plain", adapted) / "measurements.csv").exists()
 
 
 def test_evaluate_a_folder(adapted, phantoms, tmp_path):
