@@ -42,6 +42,7 @@ def segment(
         overlay: also write overlays.
         measurements: also write ``measurements.csv``, see :mod:`monai_vessel_uda.metrics.morphology`.
         scale: working pixels for one pixel of the images, if they differ in resolution from the training images.
+            Without it images of quite another size are warned of.
         threshold: probability from which on a pixel is vessel, in (0, 1); by default the segmenter's own.
         suffix: format of the results; by default the input's own.
         views: mirrored views of the image that are averaged, 1, 2, 4 or 8; costs as many times the time.
@@ -63,6 +64,7 @@ def segment(
         "probability": probability,
         "overlay": overlay,
         "measurements": measurements,
+        "check_sizes": scale is None,
         "output_suffix": suffix,
         **_options(scale, threshold, views, runtime, device),
     }

@@ -4,7 +4,7 @@ import csv
 import logging
 import math
 import os
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,20 @@ from monai.transforms import Transform
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ..data.images import IMAGE_SUFFIXES, RetinalImage, check_format, image_stem, image_suffix, read_image, write_like
+from ..data.images import (
+    IMAGE_SUFFIXES,
+    RetinalImage,
+    check_format,
+    image_size,
+    image_stem,
+    image_suffix,
+    read_image,
+    write_like,
+)
 from ..data.layouts import find_items
 from ..data.manifest import datalist, load_manifest
 from ..errors import InputError
-from ..files import replacing
+from ..files import load_json, replacing
 from ..metrics.morphology import vessel_morphology
 from ..preview import overlay
 from ..progress import Progress
@@ -29,6 +38,8 @@ logger = logging.getLogger("monai_vessel_uda")
 
 RESULTS = ("vessels", "probability", "overlay")
 """What is written beside ``<stem>``: ``<stem>_vessels`` and so on."""
+OTHER_SIZE = 1.5
+"""How many times larger or smaller than the training's an image is before its resolution is doubted."""
 
 
 def images_to_segment(source: str | Path, output_dir: str | Path | None = None) -> list[dict[str, Any]]:
@@ -59,6 +70,31 @@ def images_to_segment(source: str | Path, output_dir: str | Path | None = None) 
         if other != path:
             raise InputError(f"{path}: two files with one stem ({other.name}); results would overwrite each other")
     return [{"image": str(path), "id": image_stem(path), "domain": "target"} for path in paths]
+
+
+def warn_of_other_sizes(items: Iterable[Mapping[str, Any]], bundle: str | Path) -> None:
+    """Say so where images are much larger or smaller than those of the training, and so may be of another resolution.
+
+    Args:
+        items: with ``image``, the path; what has no readable header is left to whoever reads it.
+        bundle: exported bundle; one that does not say how large its training images were gives no warning.
+    """
+    provenance = load_json(Path(bundle) / "configs" / "metadata.json").get("provenance", {})
+    trained = sorted(provenance.get("target_size_px", {}).values(), key=_side)
+    if not trained:
+        return
+    sizes = {item["image"]: _readable_size(item["image"]) for item in items}
+    low, high = _side(trained[0]) / OTHER_SIZE, _side(trained[-1]) * OTHER_SIZE
+    other = {path: size for path, size in sizes.items() if size is not None and not low <= _side(size) <= high}
+    if other:
+        path, (height, width) = next(iter(other.items()))
+        logger.warning(
+            "%d of %d images are more than %g times larger or smaller than those of the training, %d x %d to %d x %d; "
+            "the first is %s, %d x %d. If they have more or fewer pixels per mm, give --scale: working pixels for one "
+            "pixel, %.4g in the training; half of that for twice as many pixels per mm",
+            *(len(other), len(sizes), OTHER_SIZE, *trained[0], *trained[-1], path, height, width),
+            provenance["working_scale"],
+        )
 
 
 def images_to_evaluate(
@@ -299,6 +335,18 @@ def _native_fov(fov: Tensor, size: tuple[int, ...]) -> np.ndarray | None:
     """The field of view (1, h, w) at the image's own size; None where it is the whole image."""
     inside = fov.as_subclass(Tensor).cpu() > 0
     return None if bool(inside.all()) else to_size(inside.float(), size)[0].numpy() >= 0.5
+
+
+def _readable_size(path: str) -> tuple[int, int] | None:
+    try:
+        return image_size(path)
+    except InputError:
+        return None
+
+
+def _side(size: Sequence[int]) -> float:
+    """Side of the square with as many pixels."""
+    return math.sqrt(size[0] * size[1])
 
 
 def _write_overlay(array: np.ndarray, mask: np.ndarray, path: Path) -> None:

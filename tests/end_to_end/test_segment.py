@@ -1,6 +1,7 @@
 """The exported bundle on files of every kind."""
 
 import csv
+import re
 import shutil
 
 import nibabel
@@ -93,6 +94,23 @@ def test_mirrored_views_are_averaged(folder, adapted, tmp_path):
     with pytest.raises(InputError, match="views: expected one of 1, 2, 4, 8, got 3"):
         segmenter.segment(folder / "grey.png", tmp_path / "none", adapted, views=3)
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("size", "scale", "warned"),
+    [((96, 64), None, False), ((97, 97), None, True), ((40, 40), None, True), ((97, 97), 1.0, False)],
+)
+def test_images_of_quite_another_size_are_warned_of(adapted, tmp_path, caplog, size, scale, warned):
+    """Those of the training have 64 x 64 pixels; one without a readable header is no reason to stop here."""
+    (tmp_path / "in").mkdir()
+    for name, shape in (("a", (64, 64)), ("b", size)):
+        picture = np.random.default_rng(0).integers(0, 255, shape, np.uint8)
+        Image.fromarray(picture).save(tmp_path / "in" / f"{name}.png")
+    (tmp_path / "in" / "c.png").write_text("no picture")
+    with pytest.raises(InputError, match="1 of 3 images could not be segmented: .*c.png"):
+        segmenter.segment(tmp_path / "in", tmp_path / "out", adapted, scale=scale)
+    text = f"1 of 3 images are more than 1.5 times .* 64 x 64 to 64 x 64; .*b.png, {size[0]} x {size[1]}. .* --scale"
+    assert bool(re.search(text, caplog.text)) == warned == ("--scale" in caplog.text)
 
 
 def test_measurements_are_those_of_the_masks(folder, adapted, tmp_path):
