@@ -104,6 +104,14 @@ ViewsOption = Annotated[
     int, typer.Option(help="Mirrored views that are averaged: 1, 2, 4 or 8. More are better and slower.")
 ]
 
+ScaleOption = Annotated[
+    float | None, typer.Option(help="Working pixels for one pixel, if the resolution is not the training's.")
+]
+ThresholdOption = Annotated[
+    float | None, typer.Option(help="Probability from which on a pixel is vessel. Default: the segmenter's own.")
+]
+RuntimeOption = Annotated[str, typer.Option(help="torch, torchscript or onnx; 'convert' makes the last two.")]
+
 
 @app.callback()
 def set_up(
@@ -237,15 +245,15 @@ def segment(
     bundle: Annotated[Path, typer.Option(help=BUNDLE_OR_ZIP)],
     probability: Annotated[bool, typer.Option("--probability", help="Also write probability maps.")] = False,
     overlay: Annotated[bool, typer.Option("--overlay", help="Also write the vessels tinted over the image.")] = False,
-    scale: Annotated[
-        float | None, typer.Option(help="Working pixels for one pixel, if the resolution is not the training's.")
-    ] = None,
-    threshold: Annotated[
-        float | None, typer.Option(help="Probability from which on a pixel is vessel. Default: the segmenter's own.")
-    ] = None,
+    measurements: Annotated[
+        bool,
+        typer.Option("--measurements", help="Also write vessel area, skeleton density and calibre (measurements.csv)."),
+    ] = False,
+    scale: ScaleOption = None,
+    threshold: ThresholdOption = None,
     suffix: Annotated[str | None, typer.Option(help="Format of the masks, such as .png. Default: the input's.")] = None,
     views: ViewsOption = 1,
-    runtime: Annotated[str, typer.Option(help="torch, torchscript or onnx; 'convert' makes the last two.")] = "torch",
+    runtime: RuntimeOption = "torch",
     device: DeviceOption = None,
 ) -> None:
     """Write the vessel masks of images, at their own size and with their geometry."""
@@ -257,6 +265,7 @@ def segment(
         bundle,
         probability=probability,
         overlay=overlay,
+        measurements=measurements,
         scale=scale,
         threshold=threshold,
         suffix=suffix,
@@ -278,7 +287,10 @@ def evaluate(
         str | None,
         typer.Option(help="Official part of a data set's root, or all. Default: its test part, where there is one."),
     ] = None,
+    scale: ScaleOption = None,
+    threshold: ThresholdOption = None,
     views: ViewsOption = 1,
+    runtime: RuntimeOption = "torch",
     device: DeviceOption = None,
 ) -> None:
     """Score a segmenter against masks: mean over images and 95 % interval."""
@@ -287,7 +299,17 @@ def evaluate(
 
     if bundle.is_file() and output is None:
         raise InputError(f"{bundle}: a zip is not changed; say where the scores go with --output")
-    result = segmenter.evaluate(bundle, folder, output, split=split, views=views, device=device)
+    result = segmenter.evaluate(
+        bundle,
+        folder,
+        output,
+        split=split,
+        scale=scale,
+        threshold=threshold,
+        views=views,
+        runtime=runtime,
+        device=device,
+    )
     typer.echo(f"{len(result['per_image'])} images, mean [95 % interval]")
     for name, (heading, factor) in COLUMNS.items():
         typer.echo(f"{heading:<20} {format_score(result['summary'].get(name), factor)}")

@@ -1,4 +1,4 @@
-"""Ids of bundle configs, such as ``generator_def#channels``: whether a config has them, and setting them."""
+"""Ids of bundle configs, such as ``generator_def#channels``: whether a config has them, setting them, and paths."""
 
 import difflib
 import inspect
@@ -6,6 +6,7 @@ import json
 import pydoc
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 _OF_MONAI = {"_target_", "_mode_", "_disabled_", "_requires_", "_desc_"}
@@ -125,3 +126,17 @@ def set_id(config: dict[str, Any], key: str, value: Any) -> None:
         for parent in parents:
             node = node[int(parent) if isinstance(node, list) else parent]
         node[int(last) if isinstance(node, list) else last] = value
+
+
+def path_value(path: str | Path) -> str:
+    """An absolute path as a value of MONAI's configs, which would rewrite ``#``, their separator of ids, in plain text.
+
+    Example:
+        >>> path_value("/data/OCTA"), path_value("/data/patient#1")
+        ('/data/OCTA', "$'/data/patient' + chr(35) + '1'")
+    """
+    text = str(path)
+    if "#" not in text:
+        return text
+    parts = [part for part in re.split("([#@])", text) if part]  # of an expression '@' would begin a reference
+    return "$" + " + ".join(f"chr({ord(part)})" if part in "#@" else repr(part) for part in parts)

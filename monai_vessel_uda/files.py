@@ -29,7 +29,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     A format that spreads over several files (``.mhd`` and its pixels) may write them all under that name.
 
     Raises:
-        InputError: the disk is full or the folder cannot be written; then everything is as it was.
+        InputError: the disk is full or the folder cannot be written; then everything is as it was. What fails with
+            another file, an input that is not there, say, is raised as it is.
     """
     path = Path(path)
     folder: Path | None = None
@@ -41,11 +42,21 @@ def replacing(path: str | Path) -> Iterator[Path]:
         for written in sorted(folder.iterdir(), key=lambda file: file.name == path.name):
             os.replace(written, path.parent / written.name)
     except OSError as error:
+        if not _about_writing(error, path.parent):
+            raise
         reason = "the disk is full" if error.errno == errno.ENOSPC else " ".join(str(error).split())
         raise InputError(f"{path}: cannot be written ({reason}); free some space or choose another folder.") from error
     finally:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _about_writing(error: OSError, folder: Path) -> bool:
+    """Whether an error came of writing below a folder, or of making it; what fails in an open file names none."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT) or isinstance(error.filename, int | None):
+        return True
+    named, folder = Path(os.path.abspath(os.fsdecode(error.filename))), Path(os.path.abspath(folder))
+    return folder in (named, *named.parents) or named in folder.parents
 
 
 def remove_abandoned(folder: Path) -> None:

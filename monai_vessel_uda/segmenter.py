@@ -4,12 +4,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .config_ids import path_value
 from .deployment.archive import opened_bundle
 from .deployment.runtimes import FILES, check_converted
 from .errors import InputError, surfacing_input_errors
-from .files import check_path
 from .settings import bundle_folder, device_override
 from .workflows import bundle_workflow
+
+_PATHS = ("dataset_dir", "output_dir", "output", "evaluation_dir", "manifest", "ckpt_path")
+"""Ids whose values are paths."""
 
 
 def segment(
@@ -19,6 +22,7 @@ def segment(
     *,
     probability: bool = False,
     overlay: bool = False,
+    measurements: bool = False,
     scale: float | None = None,
     threshold: float | None = None,
     suffix: str | None = None,
@@ -28,13 +32,17 @@ def segment(
 ) -> Path:
     """Segment one image or a folder with an exported bundle.
 
+    An image that cannot be read does not keep the others from their masks.
+
     Args:
         source: image file or folder.
         output: folder of the results.
         bundle: a ``vessel_segmentation`` folder, its zip, or a workspace that holds one.
         probability: also write probability maps.
         overlay: also write overlays.
+        measurements: also write ``measurements.csv``, see :mod:`monai_vessel_uda.metrics.morphology`.
         scale: working pixels for one pixel of the images, if they differ in resolution from the training images.
+            Without it images of quite another size are warned of.
         threshold: probability from which on a pixel is vessel, in (0, 1); by default the segmenter's own.
         suffix: format of the results; by default the input's own.
         views: mirrored views of the image that are averaged, 1, 2, 4 or 8; costs as many times the time.
@@ -45,30 +53,23 @@ def segment(
         ``output``.
 
     Raises:
-        InputError: nothing to segment, an option out of range, or a converted segmenter of other weights.
+        InputError: nothing to segment, an option out of range, a converted segmenter of other weights, or, after all
+            others are segmented, images that cannot be.
     """
     if suffix is not None and not suffix.startswith("."):
         raise InputError(f"suffix: expected one such as .png, got {suffix!r}")
-    if threshold is not None and not 0 < threshold < 1:
-        raise InputError(f"threshold: expected a probability between 0 and 1, got {threshold}")
     overrides = {
         "dataset_dir": str(Path(source).absolute()),  # a relative one may begin as MONAI's expressions do
         "output_dir": str(Path(output).absolute()),
         "probability": probability,
         "overlay": overlay,
+        "measurements": measurements,
+        "check_sizes": scale is None,
         "output_suffix": suffix,
-        "views": views,
-        **({} if scale is None else {"scale": scale}),
-        **({} if threshold is None else {"threshold": threshold}),
-        **device_override(device),
+        **_options(scale, threshold, views, runtime, device),
     }
-    if runtime not in ("torch", *FILES):
-        raise InputError(f"runtime: expected one of torch, {', '.join(FILES)}, got {runtime!r}")
     with opened_bundle(bundle) as folder:
-        if runtime != "torch":
-            check_converted(folder, runtime)
-        overlays = ["segment.json", *([] if runtime == "torch" else [f"inference_{runtime}.json"])]
-        _run_inference(folder, overlays, overrides)
+        _run_inference(folder, _overlays(folder, runtime), overrides)
     return Path(output)
 
 
@@ -79,21 +80,24 @@ def evaluate(
     *,
     manifest: str | Path | None = None,
     split: str | None = None,
+    scale: float | None = None,
+    threshold: float | None = None,
     views: int = 1,
+    runtime: str = "torch",
     device: str | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Score a bundle against masks of a folder or of a manifest's evaluation list.
 
-    Of a data set's root its official ``split`` is scored; by default the test part, where there is one. ``views`` and
-    ``device`` as in :func:`segment`.
+    Of a data set's root its official ``split`` is scored; by default the test part, where there is one. ``scale`` to
+    ``device`` as in :func:`segment`; the result's ``conditions`` hold them.
     """
-    values = {"evaluation_dir": _text(folder), "manifest": _text(manifest), "split": split, "views": views}
-    values |= {**device_override(device), **(overrides or {})}
+    values = {"evaluation_dir": _text(folder), "manifest": _text(manifest), "split": split}
+    values |= {**_options(scale, threshold, views, runtime, device), **(overrides or {})}
     if output is not None:
         values["output"] = _text(output)
     with opened_bundle(bundle) as opened:
-        result: dict[str, Any] = _run_inference(opened, ["segment.json", "score.json"], values)[0]
+        result: dict[str, Any] = _run_inference(opened, [*_overlays(opened, runtime), "score.json"], values)[0]
     return result
 
 
@@ -104,11 +108,30 @@ def inference_workflow(bundle: Path, overlays: Sequence[str], overrides: Mapping
     return bundle_workflow(configs, bundle, overrides)
 
 
+def _options(
+    scale: float | None, threshold: float | None, views: int, runtime: str, device: str | None
+) -> dict[str, Any]:
+    """Overrides of what masks depend on; without a value the bundle's own holds."""
+    if threshold is not None and not 0 < threshold < 1:
+        raise InputError(f"threshold: expected a probability between 0 and 1, got {threshold}")
+    if runtime not in ("torch", *FILES):
+        raise InputError(f"runtime: expected one of torch, {', '.join(FILES)}, got {runtime!r}")
+    given = {"scale": scale, "threshold": threshold}
+    chosen = {key: value for key, value in given.items() if value is not None}
+    return {**chosen, "views": views, "runtime": runtime, **device_override(device)}
+
+
+def _overlays(bundle: Path, runtime: str) -> list[str]:
+    """Configs laid over the bundle's own to segment with a runtime."""
+    if runtime == "torch":
+        return ["segment.json"]
+    check_converted(bundle, runtime)
+    return ["segment.json", f"inference_{runtime}.json"]
+
+
 def _run_inference(bundle: Path, overlays: Sequence[str], overrides: Mapping[str, Any]) -> list[Any]:
-    for key in ("dataset_dir", "output_dir", "output"):
-        if overrides.get(key):
-            check_path(overrides[key])
-    workflow = inference_workflow(bundle, overlays, overrides)
+    paths = {key: path_value(overrides[key]) for key in _PATHS if overrides.get(key)}
+    workflow = inference_workflow(bundle, overlays, {**overrides, **paths})
     with surfacing_input_errors():
         workflow.initialize()
         results: list[Any] = workflow.run()

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .config_ids import hidden_overrides, parts_of
+from .config_ids import hidden_overrides, parts_of, path_value
 from .files import load_json
 
 
@@ -29,4 +29,4 @@ def bundle_workflow(configs: Sequence[Path], root: Path, overrides: Mapping[str,
         known["settings#overrides"] = hidden
     logging.getLogger("ignite").setLevel(logging.WARNING)
     files = [str(file) for file in configs]
-    return ConfigWorkflow(files, logging_file=False, workflow_type=None, bundle_root=str(root), **known)
+    return ConfigWorkflow(files, logging_file=False, workflow_type=None, bundle_root=path_value(root), **known)

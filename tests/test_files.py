@@ -35,6 +35,37 @@ def test_failure_leaves_the_old_file_and_nothing_else(tmp_path):
     assert os.listdir(tmp_path) == ["a.json"]
 
 
+def test_an_input_that_is_missing_is_not_blamed_on_the_disk(tmp_path):
+    missing = tmp_path / "input" / "a.png"
+    for name in (missing, str(missing), os.fsencode(missing)):
+        with pytest.raises(FileNotFoundError) as caught, replacing(tmp_path / "out" / "a.json") as temporary:
+            temporary.write_text("half")
+            open(name)
+        assert os.fsdecode(caught.value.filename) == str(missing)
+    assert os.listdir(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_told_wherever_it_is_met(tmp_path, number):
+    with pytest.raises(InputError, match="a.json: cannot be written"), replacing(tmp_path / "out" / "a.json"):
+        raise OSError(number, os.strerror(number), str(tmp_path / "elsewhere"))
+
+
+def test_what_writing_meets_names_the_destination(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder" / "full").mkdir(parents=True)
+    with pytest.raises(InputError, match="file/sub/a.json: cannot be written"):  # its folder cannot be made
+        save_json({}, tmp_path / "file" / "sub" / "a.json")
+    with pytest.raises(InputError, match="folder: cannot be written"):  # cannot be replaced
+        save_json({}, tmp_path / "folder")
+    with pytest.raises(InputError, match="b.json: cannot be written"), replacing(tmp_path / "b.json") as temporary:
+        (temporary.parent / "no" / "such").write_text("")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="^c.json: cannot be written"), replacing("c.json") as temporary:
+        (temporary / "no").write_text("")
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+
+
 def test_files_that_belong_together_move_together(tmp_path, monkeypatch):
     """Written under their own names, since one names the other; the one that was asked for comes last."""
     moved, replace = [], os.replace

@@ -23,6 +23,8 @@ IMAGE_SUFFIXES = NIFTI_SUFFIXES + ITK_SUFFIXES + PIL_SUFFIXES + tuple(s + ".gz" 
 
 _READERS = {"pil": formats.read_pil, "nifti": formats.read_nifti, "itk": formats.read_itk}
 _SIZES = {"pil": formats.pil_size, "nifti": formats.nifti_size, "itk": formats.itk_size}
+_MILLIMETRES = {"meter": 1000.0, "micron": 0.001}
+"""NIfTI's units of length besides mm, which holds where none is named."""
 _LOSSY = (".jpg", ".jpeg")
 _EIGHT_BIT = (".jpg", ".jpeg", ".bmp", ".gif")
 _CLASSES = 16
@@ -51,6 +53,15 @@ class RetinalImage:
     spacing: tuple[float, float]
     source: Path
     meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def pixel_mm(self) -> tuple[float, float] | None:
+        """(row, column) size of a pixel in mm, or None where the file does not say: 1 mm is what formats assume."""
+        if self.meta.get("kind") == "pil" or self.spacing == (1.0, 1.0):
+            return None
+        header = self.meta.get("header")
+        unit = 1.0 if header is None else _MILLIMETRES.get(header.get_xyzt_units()[0], 1.0)
+        return self.spacing[0] * unit, self.spacing[1] * unit
 
 
 def image_suffix(path: str | Path) -> str:

@@ -58,6 +58,7 @@ def evaluate_segmenter(
     threshold: float = 0.5,
     seed: int = 0,
     views: int = 1,
+    conditions: Mapping[str, Any] | None = None,
     label: str = "evaluating",
 ) -> dict[str, Any]:
     """Scores against masks, at native size. The only code of the package that reads evaluation masks.
@@ -71,10 +72,12 @@ def evaluate_segmenter(
         threshold: least probability of a vessel pixel.
         seed: of the bootstrap.
         views: mirrored views that are averaged.
+        conditions: what else the scores depend on, to go into the result.
         label: name in progress lines.
 
     Returns:
-        ``per_image`` (id and scores) and ``summary`` (mean and 95 % bootstrap interval of each score).
+        ``per_image`` (id and scores), ``summary`` (mean and 95 % bootstrap interval of each score), ``threshold``, and
+        the ``conditions``.
     """
     rows = []
     probabilities = native_probabilities(network, _without_labels(items), transform, inferer, views)
@@ -85,6 +88,7 @@ def evaluate_segmenter(
     per_image = [{"id": str(item["id"]), "scores": row} for item, row in zip(items, rows, strict=True)]
     patients = [(item["dataset"], item["group"]) for item in items]
     result = {"per_image": per_image, "summary": summarise(rows, seed, groups=patients), "threshold": threshold}
+    result["conditions"] = dict(conditions or {})
     if output is not None:
         save_json(result, output)
     return result

@@ -192,10 +192,19 @@ class CoOptimization:
             after["worse_than_before"] = pair["after"] < pair["before"]
             if after["worse_than_before"]:
                 logger.warning("round %d made the label-free measures worse", after["round"])
+        exported = records[int(best)]["measures"]
+        if _numbers(exported)["boundary_contrast"] <= 0:
+            logger.warning(
+                "the exported segmenter (round %s) has probably failed: the outlines of its masks lie no better on the "
+                "target images' edges than an empty mask would (boundary contrast %.3g); look at its masks before "
+                "you use them",
+                best,
+                exported["boundary_contrast"],
+            )
         description = {
             **self.description,
             "round": int(best),
-            "threshold": records[int(best)]["measures"]["threshold"],
+            "threshold": exported["threshold"],
             "chosen_by": "label-free measures",
             "scores": scores,
         }

@@ -73,8 +73,8 @@ def gather(workspace: Path) -> dict[str, Any]:
         workspace: folder of one adaptation.
 
     Returns:
-        ``name``, ``version``, ``summary`` (sentences), ``example`` (a data URI, as all pictures), ``scores``,
-        ``rounds``, ``pictures`` [(file, caption, data URI)], ``losses``, ``provenance`` (sentences),
+        ``name``, ``version``, ``summary`` and ``doubts`` (sentences), ``example`` (a data URI, as all pictures),
+        ``scores``, ``rounds``, ``pictures`` [(file, caption, data URI)], ``losses``, ``provenance`` (sentences),
         ``details`` [(heading, [(what, value)])].
     """
     from .. import __version__
@@ -88,6 +88,7 @@ def gather(workspace: Path) -> dict[str, Any]:
         "name": workspace.resolve().name,
         "version": __version__,
         "summary": wording.summary(manifest, rounds, _threshold(workspace), scores.get("rows", [])),
+        "doubts": wording.doubts(rounds),
         "example": _embedded(example) if example.exists() else "",
         "scores": _scores(scores.get("rows", [])),
         "rounds": _rounds(rounds) if rounds else {},

@@ -47,6 +47,10 @@ CAPTIONS = (
 """Pattern of a picture's file, and its columns from left to right; groups of the pattern are numbers."""
 
 
+HARDLY_SEEN = 0.3
+"""Faithfulness below which generated images do not show the masks that they were made for."""
+
+
 def summary(
     manifest: Mapping[str, Any], rounds: Mapping[str, Any], threshold: float | None, rows: Sequence[Row]
 ) -> list[str]:
@@ -100,13 +104,50 @@ def candidates(names: Sequence[str]) -> str:
 
 
 def warnings(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One sentence for each round that made things worse.
+    """One sentence for each round that made things worse, and for each whose images do not show their masks.
 
     Args:
         records: of the rounds.
     """
     worse = [record["round"] for record in records if record.get("worse_than_before")]
-    return [f"Round {k} made the label-free measures worse than they were before it." for k in worse]
+    seen = {record["round"]: record["measures"].get("faithfulness") for record in records}
+    unseen = [k for k, faithfulness in seen.items() if faithfulness is not None and faithfulness < HARDLY_SEEN]
+    return [
+        *(f"Round {k} made the label-free measures worse than they were before it." for k in worse),
+        *(f"In round {k} the masks are hardly found in the images generated for them." for k in unseen),
+    ]
+
+
+def doubts(rounds: Mapping[str, Any]) -> list[str]:
+    """Why the exported segmenter may be no good: what whoever has no masks would not notice.
+
+    Args:
+        rounds: ``rounds.json``, or empty.
+
+    Example:
+        >>> rounds = {"exported_round": 1, "rounds": [{"round": 1, "measures": {"boundary_contrast": 0.2}}]}
+        >>> doubts(rounds)
+        []
+    """
+    number = rounds.get("exported_round")
+    exported: Mapping[str, Any] = next((r for r in rounds.get("rounds", ()) if r["round"] == number), {})
+    measures, sentences = exported.get("measures", {}), []
+    contrast, faithfulness = measures.get("boundary_contrast"), measures.get("faithfulness")
+    if contrast is not None and contrast <= 0:
+        sentences.append(
+            "The adaptation has probably failed: the outlines of the exported segmenter's masks lie no better on the "
+            f"edges of the target images than an empty mask would (boundary contrast {as_text(contrast)}; an empty "
+            "mask has 0). Look at its masks before you use any. Are the target's vessels bright in the pictures below, "
+            "and as wide as the source's? If not, prepare anew with --target-polarity or --source-scale."
+        )
+    if faithfulness is not None and faithfulness < HARDLY_SEEN:
+        sentences.append(
+            f"In round {number}, which is exported, the masks are hardly found in the images generated for "
+            f"them (faithfulness {as_text(faithfulness)}), so that the segmenter has learnt from images that do not "
+            "show their vessels. Look at this round's pictures below; if they do not, train the generator for longer "
+            "(--set round_iterations=…) or let it start from a less noisy timestep (--set generation_timesteps=…)."
+        )
+    return sentences
 
 
 def provenance(manifest: Mapping[str, Any]) -> list[str]:

@@ -176,17 +176,18 @@ def test_adapt_prints_the_scores(calls, tmp_path):
 
 def test_segment_passes_everything(calls):
     options = ["--probability", "--overlay", "--scale", 2, "--threshold", 0.4, "--suffix", ".png", "--device", "cpu"]
-    options += ["--views", 4, "--runtime", "onnx"]
+    options += ["--views", 4, "--runtime", "onnx", "--measurements"]
     assert run("segment", "in", "out", "--bundle", "b", *options).exit_code == 0
     expected = {"probability": True, "overlay": True, "scale": 2.0, "threshold": 0.4, "suffix": ".png"}
-    expected |= {"views": 4, "runtime": "onnx", "device": "cpu"}
+    expected |= {"views": 4, "runtime": "onnx", "device": "cpu", "measurements": True}
     assert calls == [("segment", (Path("in"), Path("out"), Path("b")), expected)]
 
 
 def test_segment_defaults(calls):
     run("segment", "in", "out", "--bundle", "b")
     unset = {"scale": None, "threshold": None, "suffix": None, "device": None}
-    assert calls[0][2] == {"probability": False, "overlay": False, "views": 1, "runtime": "torch", **unset}
+    unset |= dict.fromkeys(("probability", "overlay", "measurements"), False)
+    assert calls[0][2] == {"views": 1, "runtime": "torch", **unset}
 
 
 def test_a_zip_is_not_changed(calls, tmp_path):
@@ -198,8 +199,9 @@ def test_a_zip_is_not_changed(calls, tmp_path):
 
 
 def test_evaluate_prints_scores_with_intervals(calls):
-    result = run("evaluate", "b", "images", "--output", "o.json", "--views", 8, "--device", "cpu")
-    options = {"split": None, "views": 8, "device": "cpu"}
+    given = ["--views", 8, "--device", "cpu", "--threshold", 0.4, "--scale", 2, "--runtime", "onnx"]
+    result = run("evaluate", "b", "images", "--output", "o.json", *given)
+    options = {"split": None, "scale": 2.0, "threshold": 0.4, "views": 8, "runtime": "onnx", "device": "cpu"}
     assert calls == [("evaluate", (Path("b"), Path("images"), Path("o.json")), options)]
     lines = dict(line.split("  ", 1) for line in result.stdout.splitlines() if "  " in line)
     assert lines["Dice %"].strip() == "53.12 [50.00, 56.00]"

@@ -153,3 +153,17 @@ def test_mask_is_above_half_of_its_maximum(tmp_path, kind):
         path = tmp_path / "mask.tif"
         Image.fromarray(np.where(vessels, 3.0, -5.0).astype(np.float32)).save(path)
     assert np.array_equal(read_mask(path), vessels)
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("unknown", 1), ("mm", 1), ("micron", 1e-3), ("meter", 1e3)])
+def test_the_size_of_a_pixel_is_in_mm(tmp_path, unit, factor):
+    image = nibabel.Nifti1Image(np.zeros((4, 5), np.float32), np.diag([-0.25, 0.5, 1, 1]))
+    image.header.set_xyzt_units(unit)
+    nibabel.save(image, tmp_path / "a.nii")
+    assert read_image(tmp_path / "a.nii").pixel_mm == pytest.approx((0.5 * factor, 0.25 * factor))
+
+
+def test_the_size_of_a_pixel_is_not_known_where_the_file_does_not_say(tmp_path):
+    Image.fromarray(np.zeros((4, 5), np.uint8)).save(tmp_path / "a.png")
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 5), np.float32), np.eye(4)), tmp_path / "b.nii")
+    assert read_image(tmp_path / "a.png").pixel_mm is read_image(tmp_path / "b.nii").pixel_mm is None

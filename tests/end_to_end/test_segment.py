@@ -1,5 +1,9 @@
 """The exported bundle on files of every kind."""
 
+import csv
+import re
+import shutil
+
 import nibabel
 import numpy as np
 import pytest
@@ -7,8 +11,10 @@ from PIL import Image
 
 from monai_vessel_uda import segmenter
 from monai_vessel_uda.data.images import read_image, read_mask
+from monai_vessel_uda.deployment.runtimes import convert_bundle
 from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.files import load_json
+from monai_vessel_uda.metrics.morphology import vessel_morphology
 
 
 @pytest.fixture
@@ -90,11 +96,86 @@ def test_mirrored_views_are_averaged(folder, adapted, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.parametrize(
+    ("size", "scale", "warned"),
+    [((96, 64), None, False), ((97, 97), None, True), ((40, 40), None, True), ((97, 97), 1.0, False)],
+)
+def test_images_of_quite_another_size_are_warned_of(adapted, tmp_path, caplog, size, scale, warned):
+    """Those of the training have 64 x 64 pixels; one without a readable header is no reason to stop here."""
+    (tmp_path / "in").mkdir()
+    for name, shape in (("a", (64, 64)), ("b", size)):
+        picture = np.random.default_rng(0).integers(0, 255, shape, np.uint8)
+        Image.fromarray(picture).save(tmp_path / "in" / f"{name}.png")
+    (tmp_path / "in" / "c.png").write_text("no picture")
+    with pytest.raises(InputError, match="1 of 3 images could not be segmented: .*c.png"):
+        segmenter.segment(tmp_path / "in", tmp_path / "out", adapted, scale=scale)
+    text = f"1 of 3 images are more than 1.5 times .* 64 x 64 to 64 x 64; .*b.png, {size[0]} x {size[1]}. .* --scale"
+    assert bool(re.search(text, caplog.text)) == warned == ("--scale" in caplog.text)
+
+
+def test_measurements_are_those_of_the_masks(folder, adapted, tmp_path):
+    out = segmenter.segment(folder, tmp_path / "out", adapted, measurements=True, threshold=0.5)
+    with open(out / "measurements.csv", newline="") as file:
+        rows = {row["image"]: row for row in csv.DictReader(file)}
+    assert rows.keys() == {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    mask = read_mask(out / "grey_vessels.png")
+    for name, row in rows.items():
+        assert (float(row["threshold"]), int(row["area_px"])) == (0.5, mask.size)
+        assert (row["vessel_skeleton_density_mm_per_mm2"] != "") == (name == "d.nii.gz")
+    assert float(rows["grey.png"]["vessel_area_density"]) == pytest.approx(mask.mean(), rel=1e-5)
+    nifti = {key: float(value) for key, value in rows["d.nii.gz"].items() if key != "image"}
+    expected = vessel_morphology(read_mask(out / "d_vessels.nii.gz"), pixel_mm=(0.2, 0.1))
+    assert {key: nifti[key] for key in expected} == pytest.approx(expected, rel=1e-5)
+    assert not (segmenter.segment(folder, tmp_path / "plain", adapted) / "measurements.csv").exists()
+
+
 def test_evaluate_a_folder(adapted, phantoms, tmp_path):
     result = segmenter.evaluate(adapted, phantoms["evaluation"], tmp_path / "evaluation.json")
     assert (tmp_path / "evaluation.json").exists()
     assert len(result["per_image"]) == 2
     assert set(result["summary"]["dice"]) >= {"mean", "low", "high"}
+
+
+def test_evaluate_scores_what_segment_does(adapted, phantoms, tmp_path):
+    bundle = shutil.copytree(adapted / "vessel_segmentation", tmp_path / "bundle")
+    convert_bundle(bundle, "torchscript")
+    own = load_json(bundle / "models" / "model.json")["threshold"]
+    options = {"threshold": own + 0.01, "scale": 1.5, "views": 2, "runtime": "torchscript"}
+    segmenter.evaluate(bundle, phantoms["evaluation"], tmp_path / "scores.json", **options)
+    scores = load_json(tmp_path / "scores.json")
+    assert scores["conditions"] == options
+    masks = segmenter.segment(phantoms["evaluation"] / "images", tmp_path / "out", bundle, **options)
+    labels = phantoms["evaluation"] / "labels"
+    for image in scores["per_image"]:
+        stem = image["id"].removeprefix("evaluation-")
+        mask, label = (read_mask(path) for path in (masks / f"{stem}_vessels.png", labels / f"{stem}.png"))
+        assert image["scores"]["dice"] == pytest.approx(2 * (mask & label).sum() / (mask.sum() + label.sum()))
+    plain = segmenter.evaluate(bundle, phantoms["evaluation"], tmp_path / "plain.json")
+    assert plain["conditions"] == {"scale": 1.0, "threshold": own, "views": 1, "runtime": "torch"}
+    assert plain["summary"]["dice"] != scores["summary"]["dice"]
+    for option, message in (
+        ({"threshold": 1.5}, "^threshold: "),
+        ({"runtime": "x"}, "^runtime: "),
+        ({"scale": -1}, "^scale: "),
+    ):
+        with pytest.raises(InputError, match=message):
+            segmenter.evaluate(bundle, phantoms["evaluation"], tmp_path / "none.json", **option)
+    assert not (tmp_path / "none.json").exists()
+
+
+def test_paths_may_hold_what_monai_takes_for_an_id(adapted, phantoms, tmp_path):
+    place = tmp_path / "it's #1@home%#"
+    bundle = shutil.copytree(adapted / "vessel_segmentation", place / "bundle")
+    labelled = shutil.copytree(phantoms["evaluation"], place / "ev")
+    out = segmenter.segment(labelled / "images", place / "out", bundle)
+    expected = segmenter.segment(phantoms["evaluation"] / "images", tmp_path / "out", adapted)
+    assert len(list(out.iterdir())) == 2
+    assert all((out / path.name).read_bytes() == path.read_bytes() for path in expected.iterdir())
+    scores = [segmenter.evaluate(bundle, labelled), segmenter.evaluate(adapted, labelled, place / "scores.json")]
+    assert scores[0] == scores[1]
+    assert load_json(bundle / "eval" / "evaluation.json")["summary"] == load_json(place / "scores.json")["summary"]
+    with pytest.raises(InputError, match="nowhere#: no such folder"):
+        segmenter.evaluate(bundle, place / "nowhere#")
 
 
 @pytest.mark.parametrize("make", ["missing", "empty", "truncated", "black", "no bundle", "no weights", "one stem"])
@@ -118,3 +199,35 @@ def test_bad_input_leaves_nothing(make, adapted, tmp_path, folder):
     with pytest.raises(InputError):
         segmenter.segment(source, out, bundle)
     assert not out.exists() or not list(out.iterdir())
+
+
+@pytest.mark.parametrize("runtime", ["torch", "torchscript"])
+def test_bad_images_do_not_keep_others_from_their_masks(runtime, adapted, tmp_path, folder, caplog):
+    bundle = adapted / "vessel_segmentation"
+    if runtime == "torchscript":
+        bundle = shutil.copytree(bundle, tmp_path / "bundle")
+        convert_bundle(bundle, runtime)
+    images, out = tmp_path / "some", tmp_path / "out"
+    images.mkdir()
+    for name in ("a", "c", "sub/e"):
+        (images / name).parent.mkdir(exist_ok=True)
+        shutil.copy(folder / "grey.png", images / f"{name}.png")
+    (images / "b.png").write_bytes((folder / "grey.png").read_bytes()[:200])
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(images / "d.png")
+    with pytest.raises(InputError, match=r"^2 of 5 images could not be segmented: \S+/b.png, \S+/d.png;"):
+        segmenter.segment(images, out, bundle, runtime=runtime)
+    written = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert written == {f"{name}_vessels.png" for name in ("a", "c", "sub/e")}
+    expected = read_mask(segmenter.segment(folder / "grey.png", tmp_path / "one", bundle) / "grey_vessels.png")
+    assert all(np.array_equal(read_mask(out / name), expected) for name in written)
+    lines = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert len(lines) == 2 and "b.png: cannot be read" in lines[0] and "d.png: expected a picture" in lines[1]
+
+
+def test_where_no_image_can_be_segmented_nothing_is_written(adapted, tmp_path):
+    (tmp_path / "images").mkdir()
+    for name in "abcd":
+        Image.fromarray(np.zeros((64, 64), np.uint8)).save(tmp_path / "images" / f"{name}.png")
+    with pytest.raises(InputError, match=r"4 of 4 images could not be segmented: .*/a.png, .*/c.png, …;"):
+        segmenter.segment(tmp_path / "images", tmp_path / "out", adapted)
+    assert not (tmp_path / "out").exists()

@@ -1,3 +1,4 @@
+import csv
 import shutil
 
 import numpy as np
@@ -7,7 +8,13 @@ from PIL import Image
 from torch import nn
 
 from monai_vessel_uda.engines.rounds import candidate_weights
-from monai_vessel_uda.engines.segmentation import SaveVesselsd, images_to_evaluate, images_to_segment, model_transforms
+from monai_vessel_uda.engines.segmentation import (
+    Measurements,
+    SaveVesselsd,
+    images_to_evaluate,
+    images_to_segment,
+    model_transforms,
+)
 from monai_vessel_uda.engines.stage import Stage, is_finished
 from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.files import load_json
@@ -168,6 +175,24 @@ def test_results_of_images_behind_a_link_lie_where_the_link_does(tmp_path):
     result = {"pred": torch.ones(1, 8, 8), "fov": torch.ones(1, 8, 8)}
     SaveVesselsd(tmp_path / "out", tmp_path / "images", overlay=False)({"file": item["image"], **result})
     assert (tmp_path / "out" / "link" / "b_vessels.png").exists()
+
+
+def test_measurements_count_the_field_of_view_alone(tmp_path):
+    """Found at the working resolution, here half the image's own; an image in a sub-folder is named with it."""
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    path = tmp_path / "in" / "sub" / "a.png"
+    Image.fromarray(np.zeros((40, 80), np.uint8)).save(path)
+    logit, fov = torch.full((1, 20, 40), -9.0), torch.zeros(1, 20, 40, dtype=torch.uint8)
+    logit[:, 8:10] = 9
+    fov[..., :20] = 1
+    table = Measurements(tmp_path / "out")
+    table.save()
+    assert not table.path.exists()
+    SaveVesselsd(tmp_path / "out", tmp_path / "in", measurements=table)({"file": str(path), "pred": logit, "fov": fov})
+    table.save()
+    (row,) = csv.DictReader(table.path.read_text().splitlines())
+    assert (row["image"], row["area_px"], row["vessel_area_density"]) == ("sub/a.png", "1600", "0.1")
+    assert row["vessel_diameter_index_um"] == ""
 
 
 def test_one_image_may_get_its_mask_beside_it(tmp_path):

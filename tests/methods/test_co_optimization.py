@@ -200,3 +200,11 @@ def test_warns_where_masks_are_not_found_in_the_images_drawn_for_them(tmp_path, 
     assert (measures["faithfulness"] < 0.3) == warned
     assert ("masks are hardly found" in caplog.text) == warned
     assert (str(tmp_path / "rounds" / "round_01" / "preview.png") in caplog.text) == warned
+
+
+@pytest.mark.parametrize(("level", "warned"), [(RIGHT, False), (EMPTY, True)])
+def test_warns_where_what_is_exported_is_no_better_than_an_empty_mask(tmp_path, caplog, level, warned):
+    summary = Rounds(tmp_path, {"start": level}, rounds=1).run()
+    exported = summary["rounds"][summary["exported_round"]]
+    assert (exported["measures"]["boundary_contrast"] <= 0) == warned
+    assert ("no better on the target images' edges than an empty mask" in caplog.text) == warned

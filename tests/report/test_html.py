@@ -213,6 +213,19 @@ def test_the_threshold_is_that_of_the_bundle_where_it_has_a_number(workspace):
     assert "at least 0.6." in report(workspace).text
 
 
+def test_doubts_stand_above_the_summary(workspace):
+    assert report(workspace).texts_in("header", "strong") == ["Not a medical device."]
+
+    def fail(rounds):
+        rounds["rounds"][1]["measures"] |= {"boundary_contrast": -0.25, "faithfulness": 0.09}
+
+    edit(workspace / "stages/co_optimization/rounds.json", fail)
+    page = report(workspace)
+    _, outlines, images = page.texts_in("header", "strong")
+    assert "(boundary contrast -0.25; " in outlines and "(faithfulness 0.09)" in images
+    assert page.source.index("boundary contrast -0.25") < page.source.index("A vessel segmenter for")
+
+
 def test_pictures_stand_in_the_order_of_the_work_with_the_example_on_top(workspace, pictures):
     page = report(workspace)
     found = page.pictures()

@@ -1,10 +1,16 @@
+import pytest
+
+from monai_vessel_uda.methods import co_optimization
 from monai_vessel_uda.metrics.label_free import WEIGHTS
 from monai_vessel_uda.report.wording import (
+    HARDLY_SEEN,
     MEASURES,
+    doubts,
     facts,
     measure_meaning,
     provenance,
     summary,
+    warnings,
 )
 
 
@@ -12,6 +18,34 @@ def test_names_are_those_of_the_measures():
     """The report may not import the metrics, so it repeats their names."""
     assert all(MEASURES[name][1] == ("higher" if weight > 0 else "lower") for name, weight in WEIGHTS.items())
     assert {name for name, (_, better) in MEASURES.items() if better} == {"label-free score", *WEIGHTS}
+
+
+def test_the_report_doubts_images_where_the_log_does():
+    assert HARDLY_SEEN == co_optimization.HARDLY_SEEN
+
+
+@pytest.mark.parametrize(
+    ("measures", "said"),
+    [
+        ({"boundary_contrast": 0.01, "faithfulness": 0.3}, []),
+        ({"boundary_contrast": 0.0, "faithfulness": 0.6}, ["than an empty mask would (boundary contrast 0;"]),
+        ({"boundary_contrast": 0.5, "faithfulness": 0.09}, ["hardly found in the images generated"]),
+        ({"boundary_contrast": -1.5, "faithfulness": 0.09}, ["(boundary contrast -1.5;", "(faithfulness 0.09)"]),
+        ({"boundary_contrast": None, "faithfulness": None}, []),
+        ({}, []),
+    ],
+)
+def test_doubts_are_about_the_exported_round(measures, said):
+    bad = {"boundary_contrast": -1.0, "faithfulness": 0.0}
+    rounds = {"exported_round": 1, "rounds": [{"round": 0, "measures": bad}, {"round": 1, "measures": measures}]}
+    found = doubts(rounds)
+    assert len(found) == len(said) and all(part in sentence for part, sentence in zip(said, found, strict=True))
+    assert doubts({}) == []
+
+
+def test_other_rounds_whose_images_do_not_show_their_masks_are_named_with_the_rounds():
+    records = [{"round": k, "measures": {"faithfulness": f}} for k, f in enumerate((None, 0.1, 0.6))]
+    assert warnings(records) == ["In round 1 the masks are hardly found in the images generated for them."]
 
 
 def test_meaning_says_the_better_side_where_there_is_one():
