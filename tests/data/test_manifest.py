@@ -191,7 +191,8 @@ def test_evaluation_patients_must_be_unseen(lists, tmp_path, other):
 
 def test_equal_file_names_are_no_patients(lists, tmp_path):
     train, test = ({**item(tmp_path / part, "1_A", "target"), "group": "1_A"} for part in ("train", "test"))
-    build(lists, target=[train], evaluation=[test])
+    manifest = build(lists, target=[train], evaluation=[test])
+    assert [entry["group"] for name in ("target", "evaluation") for entry in manifest[name]] == ["1_A", "1_A"]
 
 
 def test_an_official_split_that_divides_patients_is_pointed_out(lists, tmp_path, caplog):
