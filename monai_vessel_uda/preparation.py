@@ -101,7 +101,8 @@ def find_images(
     supervised: str | Path | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
     """Items of the manifest's four lists in the folders of :func:`prepare`; none of a list without a folder."""
-    from .data.layouts import find_items, told_apart
+    from .data.layouts import find_items
+    from .data.names import told_apart
 
     labelled = [item for folder in source for item in find_items(folder, domain="source", labels="required")]
     return {

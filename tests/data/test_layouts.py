@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from monai_vessel_uda.data.layouts import LAYOUTS, find_items, told_apart
+from monai_vessel_uda.data.known_layouts import LAYOUTS
+from monai_vessel_uda.data.layouts import find_items
+from monai_vessel_uda.data.names import told_apart
 from monai_vessel_uda.errors import InputError
 
 from ..real_images import ABSENT, DATA

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from monai_vessel_uda.data.layouts import LAYOUTS, find_items
+from monai_vessel_uda.data.known_layouts import LAYOUTS
+from monai_vessel_uda.data.layouts import find_items
 from monai_vessel_uda.errors import InputError
 
 from .trees import EXPECTED, TREES, ids, make
