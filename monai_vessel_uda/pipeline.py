@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .deployment.exported_bundle import export_bundle
+from .deployment.export import export_bundle
 from .errors import InputError, surfacing_input_errors
 from .files import save_json, working_alone
 from .scoring import score

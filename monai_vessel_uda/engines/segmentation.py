@@ -1,10 +1,9 @@
-"""The inference bundle's parts: which files, how they are preprocessed, how results are written beside them."""
+"""The inference bundle's parts: how images are preprocessed, what of them is measured and written beside them."""
 
 import csv
 import logging
 import math
-import os
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,9 @@ from monai.transforms import Transform
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ..data.images import (
-    IMAGE_SUFFIXES,
-    RetinalImage,
-    check_format,
-    image_size,
-    image_stem,
-    image_suffix,
-    read_image,
-    write_like,
-)
-from ..data.layouts import find_items
-from ..data.manifest import datalist, load_manifest
+from ..data.images import RetinalImage, check_format, image_stem, image_suffix, read_image, write_like
 from ..errors import InputError
-from ..files import load_json, replacing
+from ..files import replacing
 from ..metrics.morphology import vessel_morphology
 from ..preview import overlay
 from ..progress import Progress
@@ -35,89 +23,6 @@ from ..transforms.preprocessing import target_transforms
 from .inference import to_size
 
 logger = logging.getLogger("monai_vessel_uda")
-
-RESULTS = ("vessels", "probability", "overlay")
-"""What is written beside ``<stem>``: ``<stem>_vessels`` and so on."""
-OTHER_SIZE = 1.5
-"""How many times larger or smaller than the training's an image is before its resolution is doubted."""
-
-
-def images_to_segment(source: str | Path, output_dir: str | Path | None = None) -> list[dict[str, Any]]:
-    """Items for one image file or all images below a folder, without results of an earlier run.
-
-    Args:
-        source: image or folder.
-        output_dir: where results go; what lies there is no image to segment, unless it is ``source`` itself: then
-            results are known by their names, as those beside any other image are.
-
-    Raises:
-        InputError: no such file or folder, no image in it, or two images that would write the same result.
-    """
-    source = Path(source)
-    if not source.exists():
-        raise InputError(f"{source}: no such file or folder")
-    paths = [source] if source.is_file() else sorted(p for p in _files(source) if _is_image(p, source))
-    if source.is_dir():
-        if output_dir is not None and (results := Path(output_dir).resolve()) != source.resolve():
-            paths = [path for path in paths if results not in path.resolve().parents]
-        written = {path.with_name(f"{image_stem(path)}_{result}") for path in paths for result in RESULTS}
-        paths = [path for path in paths if written.isdisjoint(_may_be_result_beside(path, source))]
-    if not paths:
-        raise InputError(f"{source}: expected images ({', '.join(sorted(IMAGE_SUFFIXES))}), found none")
-    seen: dict[tuple[Path, str], Path] = {}
-    for path in paths:
-        other = seen.setdefault((path.parent, image_stem(path)), path)
-        if other != path:
-            raise InputError(f"{path}: two files with one stem ({other.name}); results would overwrite each other")
-    return [{"image": str(path), "id": image_stem(path), "domain": "target"} for path in paths]
-
-
-def warn_of_other_sizes(items: Iterable[Mapping[str, Any]], bundle: str | Path) -> None:
-    """Say so where images are much larger or smaller than those of the training, and so may be of another resolution.
-
-    Args:
-        items: with ``image``, the path; what has no readable header is left to whoever reads it.
-        bundle: exported bundle; one that does not say how large its training images were gives no warning.
-    """
-    provenance = load_json(Path(bundle) / "configs" / "metadata.json").get("provenance", {})
-    trained = sorted(provenance.get("target_size_px", {}).values(), key=_side)
-    if not trained:
-        return
-    sizes = {item["image"]: _readable_size(item["image"]) for item in items}
-    low, high = _side(trained[0]) / OTHER_SIZE, _side(trained[-1]) * OTHER_SIZE
-    other = {path: size for path, size in sizes.items() if size is not None and not low <= _side(size) <= high}
-    if other:
-        path, (height, width) = next(iter(other.items()))
-        logger.warning(
-            "%d of %d images are more than %g times larger or smaller than those of the training, %d x %d to %d x %d; "
-            "the first is %s, %d x %d. If they have more or fewer pixels per mm, give --scale: working pixels for one "
-            "pixel, %.4g in the training; half of that for twice as many pixels per mm",
-            *(len(other), len(sizes), OTHER_SIZE, *trained[0], *trained[-1], path, height, width),
-            provenance["working_scale"],
-        )
-
-
-def images_to_evaluate(
-    folder: str | Path | None = None,
-    manifest: str | Path | None = None,
-    split: str | None = None,
-) -> list[dict[str, Any]]:
-    """Items with masks, from a folder in any known layout, or the manifest's evaluation list.
-
-    Of a data set's root this is its official ``split``; by default the test part, where there is one.
-
-    Raises:
-        InputError: neither or both are given, or there is nothing to evaluate.
-    """
-    if (folder is None) == (manifest is None):
-        raise InputError("evaluation: give either a folder (evaluation_dir) or a manifest, not both")
-    if folder is not None:
-        return find_items(folder, domain="target", labels="required", split=split, preferred="test")
-    assert manifest is not None
-    items = datalist(load_manifest(manifest), "evaluation")
-    if not items:
-        raise InputError(f"{manifest}: the manifest lists no evaluation images")
-    return items
 
 
 def model_transforms(description: Mapping[str, Any], scale: float | None = None) -> Transform:
@@ -306,47 +211,10 @@ class InferenceProgress:
                 progress.update(progress.total - progress.done)
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """All files below a folder, also through links to other folders, each of which is entered once."""
-    entered = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(place)) in entered:
-            folders.clear()
-            continue
-        entered.add(real)
-        yield from (Path(place) / name for name in names)
-
-
-def _may_be_result_beside(path: Path, folder: Path) -> set[Path]:
-    """Where the image would lie that this file is named as a result of, without the suffix.
-
-    Results of an earlier run lie beside their image, or in any folder within, which repeats the images' sub-folders.
-    """
-    *parents, _ = path.relative_to(folder).parts
-    return {Path(folder, *parents[skipped:], image_stem(path)) for skipped in range(len(parents) + 1)}
-
-
-def _is_image(path: Path, folder: Path) -> bool:
-    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    return path.is_file() and bool(image_suffix(path)) and not hidden
-
-
 def _native_fov(fov: Tensor, size: tuple[int, ...]) -> np.ndarray | None:
     """The field of view (1, h, w) at the image's own size; None where it is the whole image."""
     inside = fov.as_subclass(Tensor).cpu() > 0
     return None if bool(inside.all()) else to_size(inside.float(), size)[0].numpy() >= 0.5
-
-
-def _readable_size(path: str) -> tuple[int, int] | None:
-    try:
-        return image_size(path)
-    except InputError:
-        return None
-
-
-def _side(size: Sequence[int]) -> float:
-    """Side of the square with as many pixels."""
-    return math.sqrt(size[0] * size[1])
 
 
 def _write_overlay(array: np.ndarray, mask: np.ndarray, path: Path) -> None:

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from monai_vessel_uda import __version__
-from monai_vessel_uda.deployment import exported_bundle
-from monai_vessel_uda.deployment.exported_bundle import bundle_network, export_bundle
+from monai_vessel_uda.deployment import earlier_export, export
+from monai_vessel_uda.deployment.export import export_bundle
+from monai_vessel_uda.deployment.exported_bundle import bundle_network
 from monai_vessel_uda.deployment.runtimes import check_converted, convert_bundle
 from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.files import load_json, save_json, sha256
@@ -37,8 +38,8 @@ def newer(monkeypatch, tmp_path):
     (template / "configs" / "multi_gpu_inference.json").unlink()
     page = template / "docs" / "README.md"
     page.write_text(page.read_text() + "A new section.\n")
-    monkeypatch.setattr(exported_bundle, "bundle_folder", lambda name: template)
-    monkeypatch.setattr(exported_bundle, "__version__", "9.9")
+    monkeypatch.setattr(export, "bundle_folder", lambda name: template)
+    monkeypatch.setattr(export, "__version__", "9.9")
 
 
 def test_brings_what_is_new_and_keeps_the_scores_and_the_rest(workspace, newer):
@@ -76,7 +77,7 @@ def test_interrupted_it_is_finished_the_next_time(workspace, newer, monkeypatch)
         Path(source).rename(destination)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(exported_bundle.os, "replace", killed)
+        patch.setattr(earlier_export.os, "replace", killed)
         export_bundle(workspace, TINY)
     assert load_json(bundle / "configs" / "train.json")["epochs"] == 7
     export_bundle(workspace, TINY)

@@ -32,8 +32,8 @@ import torch
 from filelock import FileLock
 
 from monai_vessel_uda import pipeline, preparation
+from monai_vessel_uda.data.inference_items import images_to_evaluate
 from monai_vessel_uda.engines.inference import evaluate_segmenter
-from monai_vessel_uda.engines.segmentation import images_to_evaluate
 from monai_vessel_uda.engines.stage import MARK, is_finished
 from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.files import load_json, save_json

@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from monai_vessel_uda.data.phantoms import octa_phantom
-from monai_vessel_uda.deployment.exported_bundle import bundle_network, export_bundle
+from monai_vessel_uda.deployment.export import export_bundle
+from monai_vessel_uda.deployment.exported_bundle import bundle_network
 from monai_vessel_uda.deployment.runtimes import FILES, OnnxNetwork, convert_bundle
 from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.files import load_json

@@ -10,7 +10,8 @@ import torch
 from monai_vessel_uda import segmenter
 from monai_vessel_uda.data.images import read_image
 from monai_vessel_uda.deployment.archive import package_bundle
-from monai_vessel_uda.deployment.exported_bundle import check_bundle, export_bundle, needs_package
+from monai_vessel_uda.deployment.export import export_bundle, needs_package
+from monai_vessel_uda.deployment.exported_bundle import check_bundle
 from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.files import load_json, save_json
 from monai_vessel_uda.settings import bundle_folder
