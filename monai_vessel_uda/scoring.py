@@ -36,7 +36,7 @@ def score(workspace: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     verify_files(manifest, ["evaluation"])
     rounds = load_json(workspace / "stages" / "co_optimization" / "rounds.json")
     segmenters = trained_segmenters(workspace, len(rounds["rounds"]) - 1)
-    found = {name: _evaluated(workspace, weights, settings) for name, weights in segmenters}
+    found = {name: _evaluated(workspace, name, weights, settings) for name, weights in segmenters}
     number, start = rounds["exported_round"], rounds["started_from"]
     exported = f"round {number}" if number else TRAINING_SETS[start].shown_as
     patients = [(item["dataset"], item["group"]) for item in manifest["evaluation"]]
@@ -75,14 +75,14 @@ def trained_segmenters(workspace: Path, rounds: int) -> Iterator[tuple[str, Path
             yield name, place / "weights.pt"
 
 
-def _evaluated(workspace: Path, weights: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _evaluated(workspace: Path, name: str, weights: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Scores of one segmenter on the evaluation images, kept beside its weights and taken from there if still true."""
     output = weights.parent / "evaluation.json"
     threshold = load_json(weights.with_suffix(".json")).get("threshold", 0.5)
     scored = {"weights_sha256": sha256(weights), "threshold": threshold, "version": __version__}
     if not output.exists() or not scored.items() <= load_json(output).items():
         shared = {name: settings[name] for name in ("seed", "device") if name in settings}
-        overrides = {"ckpt_path": str(weights), "threshold": threshold, **shared}
+        overrides = {"ckpt_path": str(weights), "threshold": threshold, "progress": f"evaluating {name}", **shared}
         bundle, manifest = workspace / "vessel_segmentation", workspace / "manifest.json"
         save_json({**evaluate(bundle, None, output, manifest=manifest, overrides=overrides), **scored}, output)
     result: dict[str, Any] = load_json(output)

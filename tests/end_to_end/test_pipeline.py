@@ -130,8 +130,9 @@ def test_other_settings_for_a_finished_stage_are_refused(adapted, tmp_path):
     assert (workspace / "settings.json").read_text() == before
 
 
-def test_a_finished_adaptation_that_is_asked_for_another_round_runs_that_one_alone(adapted, tmp_path):
+def test_a_finished_adaptation_that_is_asked_for_another_round_runs_that_one_alone(adapted, tmp_path, caplog):
     workspace = Path(shutil.copytree(adapted, tmp_path / "more"))
+    caplog.set_level("INFO", "monai_vessel_uda")
     before = {path: path.stat().st_mtime_ns for path in workspace.glob("stages/**/*.pt")}
     pipeline.adapt(workspace, "demo", {**TINY, "rounds": 3, "track": False}, device="cpu")
     concluded = workspace / "stages" / "co_optimization" / "weights.pt"
@@ -144,6 +145,7 @@ def test_a_finished_adaptation_that_is_asked_for_another_round_runs_that_one_alo
     assert load_json(workspace / "settings.json")["settings"]["rounds"] == 3
     rows = load_json(workspace / "scores.json")["rows"]
     assert "round 3" in [row["name"] for row in rows]
+    assert {line.split(":")[0] for line in caplog.messages if line.startswith("evaluating")} == {"evaluating round 3"}
     assert sum(row["exported"] for row in rows) == 1
     exported = load_json(workspace / "vessel_segmentation" / "configs" / "metadata.json")["provenance"]
     assert (exported["round"], exported["settings"]["rounds"]) == (rounds["exported_round"], 3)
