@@ -26,7 +26,7 @@ def native_probabilities(
     Args:
         network: segmenter.
         items: with ``image``, the path.
-        transform: the target's preprocessing, to the working resolution.
+        transform: the target's preprocessing, to ``image`` and perhaps ``fov`` at the working resolution.
         inferer: sliding window.
         views: mirrored views that are averaged, see :class:`~monai_vessel_uda.methods.prediction.VesselLogit`.
 
@@ -36,7 +36,8 @@ def native_probabilities(
     for item in items:
         prepared = transform(dict(item))
         (probability,) = vessel_probabilities(network, [prepared["image"]], inferer, views)
-        probability = probability * (prepared["fov"] > 0.5)
+        if "fov" in prepared:
+            probability = probability * (prepared["fov"] > 0.5)
         yield to_size(probability, image_size(item["image"]))[0]
 
 

@@ -19,6 +19,7 @@ from ..files import replacing
 from ..metrics.morphology import vessel_morphology
 from ..preview import overlay
 from ..progress import Progress
+from ..transforms.dictionary import DropWholeFieldOfViewd, RetinalCompose
 from ..transforms.preprocessing import target_transforms
 from .inference import to_size
 
@@ -27,6 +28,8 @@ logger = logging.getLogger("monai_vessel_uda")
 
 def model_transforms(description: Mapping[str, Any], scale: float | None = None) -> Transform:
     """The target preprocessing that a model was trained with, from the JSON beside its weights.
+
+    It gives ``image`` and, where the field of view is not the whole image, ``fov``.
 
     Args:
         description: content of ``model.json``.
@@ -42,7 +45,7 @@ def model_transforms(description: Mapping[str, Any], scale: float | None = None)
         if not (scale > 0 and math.isfinite(scale)):
             raise InputError(f"scale: expected a positive factor, got {scale}")
         record = {**record, "target": {**record["target"], "scale": float(scale)}}
-    return target_transforms(record)
+    return RetinalCompose([target_transforms(record), DropWholeFieldOfViewd()])
 
 
 class SegmentableImages:
@@ -157,11 +160,16 @@ class SaveVesselsd(Transform):
                 check_format(f"NAME_probability{self._float_suffix(Path())}", probabilities=True)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Write the results of ``pred``, the vessel logit (1, H, W) at working resolution, used up; return the rest."""
-        path = Path(data["file"])
+        """Write the results of ``pred``, the vessel logit (1, H, W) at working resolution, used up; return the rest.
+
+        Where there is ``fov``, also at working resolution, there are no vessels outside it.
+        """
+        path, fov = Path(data["file"]), data.get("fov")
         original = read_image(path)
         # in place, because large images have their peak here; a product would copy the field of view as floats
-        working = data["pred"].as_subclass(Tensor).cpu().float().sigmoid_().masked_fill_(data["fov"].cpu() == 0, 0)
+        working = data["pred"].as_subclass(Tensor).cpu().float().sigmoid_()
+        if fov is not None:
+            working.masked_fill_(fov.cpu() == 0, 0)
         probability = to_size(working, original.array.shape[:2])[0].numpy()
         mask = probability >= self.threshold
         place, stem = self._place(path), image_stem(path)
@@ -172,7 +180,7 @@ class SaveVesselsd(Transform):
             _write_overlay(original.array, mask, place / f"{stem}_overlay.png")
         if self.measurements is not None:
             name = (self._place(path).relative_to(self.output_dir) / path.name).as_posix()
-            self.measurements.add(name, original, mask, _native_fov(data["fov"], mask.shape), self.threshold)
+            self.measurements.add(name, original, mask, _native_fov(fov, mask.shape), self.threshold)
         return {key: value for key, value in data.items() if key != "pred"}
 
     def _place(self, path: Path) -> Path:
@@ -211,10 +219,9 @@ class InferenceProgress:
                 progress.update(progress.total - progress.done)
 
 
-def _native_fov(fov: Tensor, size: tuple[int, ...]) -> np.ndarray | None:
+def _native_fov(fov: Tensor | None, size: tuple[int, ...]) -> np.ndarray | None:
     """The field of view (1, h, w) at the image's own size; None where it is the whole image."""
-    inside = fov.as_subclass(Tensor).cpu() > 0
-    return None if bool(inside.all()) else to_size(inside.float(), size)[0].numpy() >= 0.5
+    return None if fov is None else to_size((fov.as_subclass(Tensor).cpu() > 0).float(), size)[0].numpy() >= 0.5
 
 
 def _write_overlay(array: np.ndarray, mask: np.ndarray, path: Path) -> None:

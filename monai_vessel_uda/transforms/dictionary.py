@@ -81,6 +81,15 @@ class FieldOfViewd(Transform):
         return item
 
 
+class DropWholeFieldOfViewd(Transform):
+    """Leave out ``fov`` (1, H, W) where it is the whole image; of a large image it would be held to the very end."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Item:
+        """The same item, perhaps without ``fov``."""
+        whole = bool((data["fov"] > 0).all())
+        return {key: value for key, value in data.items() if key != "fov" or not whole}
+
+
 class GreyConversiond(MapTransform):
     """Numpy (H, W[, C]) to float32 tensor (1, H, W) by :func:`to_grey`; masks to float32 {0, 1} (1, H, W)."""
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from monai_vessel_uda.data.images import read_mask
 from monai_vessel_uda.data.inference_items import images_to_segment
 from monai_vessel_uda.engines.segmentation import Measurements, SaveVesselsd, model_transforms
 from monai_vessel_uda.errors import InputError
@@ -16,26 +17,29 @@ def test_results_of_images_behind_a_link_lie_where_the_link_does(tmp_path):
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "else" / "b.png")
     (tmp_path / "images" / "link").symlink_to(tmp_path / "else", target_is_directory=True)
     (item,) = images_to_segment(tmp_path / "images", tmp_path / "out")
-    result = {"pred": torch.ones(1, 8, 8), "fov": torch.ones(1, 8, 8)}
-    SaveVesselsd(tmp_path / "out", tmp_path / "images", overlay=False)({"file": item["image"], **result})
+    SaveVesselsd(tmp_path / "out", tmp_path / "images")({"file": item["image"], "pred": torch.ones(1, 8, 8)})
     assert (tmp_path / "out" / "link" / "b_vessels.png").exists()
 
 
-def test_measurements_count_the_field_of_view_alone(tmp_path):
+@pytest.mark.parametrize(("seen", "area", "density"), [(10, "800", "0.1"), (20, "1600", "0.1"), (None, "3200", "0.05")])
+def test_measurements_count_the_field_of_view_alone(tmp_path, seen, area, density):
     """Found at the working resolution, here half the image's own; an image in a sub-folder is named with it."""
     (tmp_path / "in" / "sub").mkdir(parents=True)
     path = tmp_path / "in" / "sub" / "a.png"
     Image.fromarray(np.zeros((40, 80), np.uint8)).save(path)
     logit, fov = torch.full((1, 20, 40), -9.0), torch.zeros(1, 20, 40, dtype=torch.uint8)
-    logit[:, 8:10] = 9
-    fov[..., :20] = 1
+    logit[:, 8:10, :20] = 9
+    fov[..., :seen] = 1
+    result = {"file": str(path), "pred": logit, **({"fov": fov} if seen else {})}
     table = Measurements(tmp_path / "out")
     table.save()
     assert not table.path.exists()
-    SaveVesselsd(tmp_path / "out", tmp_path / "in", measurements=table)({"file": str(path), "pred": logit, "fov": fov})
+    SaveVesselsd(tmp_path / "out", tmp_path / "in", measurements=table)(result)
     table.save()
     (row,) = csv.DictReader(table.path.read_text().splitlines())
-    assert (row["image"], row["area_px"], row["vessel_area_density"]) == ("sub/a.png", "1600", "0.1")
+    assert (row["image"], row["area_px"], row["vessel_area_density"]) == ("sub/a.png", area, density)
+    written = read_mask(tmp_path / "out" / "sub" / "a_vessels.png")
+    assert written[:, : 2 * (seen or 20)].any() and not written[:, 2 * (seen or 20) :].any()
     assert row["vessel_diameter_index_um"] == ""
 
 

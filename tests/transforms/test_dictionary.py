@@ -7,6 +7,7 @@ from monai_vessel_uda.data.phantoms import octa_phantom
 from monai_vessel_uda.engines.inference import to_size
 from monai_vessel_uda.errors import InputError
 from monai_vessel_uda.transforms.dictionary import (
+    DropWholeFieldOfViewd,
     FieldOfViewd,
     FlattenBackgroundd,
     GreyConversiond,
@@ -172,3 +173,10 @@ def test_compose_lets_user_errors_through_and_keeps_others():
         RetinalCompose([RetinalCompose([PatchCentresd(16)])])(tensors(torch.zeros(1, 9, 9)))
     with pytest.raises(RuntimeError):
         RetinalCompose([VesselPolarityd("absent")])(tensors(torch.zeros(1, 9, 9)))
+
+
+def test_a_field_of_view_is_left_out_if_it_is_the_whole_image():
+    part = torch.ones(1, 4, 5, dtype=torch.uint8)
+    part[0, 0, 0] = 0
+    assert DropWholeFieldOfViewd()({"image": 1, "fov": torch.ones(1, 4, 5)}) == {"image": 1}
+    assert DropWholeFieldOfViewd()({"image": 1, "fov": part})["fov"] is part
