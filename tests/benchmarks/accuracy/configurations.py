@@ -203,6 +203,8 @@ def _generators() -> Iterator[tuple[str, Configuration]]:
     yield "min-snr-5", Configuration("generators", {"min_snr_gamma": 5.0})
     unfolded = {"generator_def#space_to_depth": 1}
     yield "full-resolution", Configuration("generators", unfolded, scales=("round", "whole"))
+    thin = {"generator_def#channels": [16, 32, 64, 96], "generator_def#attention_levels": [False] * 4}
+    yield "full-resolution-thin", Configuration("generators", {**unfolded, **thin}, scales=("round", "whole"))
     yield "plain", Configuration("cost", PLAIN, scales=("round", "whole"))
     yield "bfloat16", Configuration("cost", {"amp": True}, scales=("round", "whole"))
 
