@@ -91,7 +91,8 @@ SeedOption = Annotated[int, typer.Option(help="Seed of everything random.", min=
 PresetOption = Annotated[
     str | None,
     typer.Option(
-        help="Scale of the job: full (a GPU), small (CPU cores) or demo (phantoms). Default: preset and --set that the "
+        help="Scale of the job: full (a GPU), small (CPU cores), demo (phantoms) or paper (as full, but sampled as the "
+        "paper does). Default: preset and --set that the "
         "workspace was begun with; at first full where there is a GPU, small elsewhere."
     ),
 ]
@@ -199,11 +200,20 @@ def adapt(
     rounds: Annotated[int | None, typer.Option(help="Rounds of co-optimisation. Default: the preset's.")] = None,
     settings: SettingsOption = None,
     baselines: Annotated[
-        bool, typer.Option(help="Also train what the result is compared with: source-only, FDA, the upper bound.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--baselines/--no-baselines",
+            help="Also train what the result is compared with: source-only, FDA, the upper bound. Default: as the "
+            "workspace was begun; at first yes.",
+        ),
+    ] = None,
     registered_model: Annotated[
-        str, typer.Option(help="Model in MLflow's registry of which the segmenter becomes a version.")
-    ] = "vessel_segmentation",
+        str | None,
+        typer.Option(
+            help="Model in MLflow's registry of which the segmenter becomes a version. Default: as the workspace was "
+            "begun; at first vessel_segmentation."
+        ),
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Seed of everything random. Default: the manifest's, or 0.", min=0)
     ] = None,
@@ -217,7 +227,7 @@ def adapt(
     from .settings import device_override, preset_and_overrides, resolve_settings
 
     overrides = _overrides(settings or [])
-    if upper_bound is not None and not baselines:
+    if upper_bound is not None and baselines is False:
         raise InputError(
             f"--upper-bound {upper_bound}: with --no-baselines it would not be trained; leave one of them out"
         )

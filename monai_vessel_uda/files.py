@@ -45,7 +45,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
         if not _about_writing(error, path.parent):
             raise
         reason = "the disk is full" if error.errno == errno.ENOSPC else " ".join(str(error).split())
-        raise InputError(f"{path}: cannot be written ({reason}); free some space or choose another folder.") from error
+        advice = "free some space or choose another folder" if error.errno == errno.ENOSPC else "choose another folder"
+        raise InputError(f"{path}: cannot be written ({reason}); {advice}.") from error
     finally:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)

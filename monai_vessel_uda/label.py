@@ -169,11 +169,13 @@ def _prepare(application: Path, bundle: Path, served: Path, url: str) -> IO[str]
     Returns:
         The lock. It lasts until its file is closed, also by the end of whatever process inherited it.
     """
-    is_new = not application.exists()
+    is_ours = False
     try:
+        is_new = not application.exists()
         application.mkdir(exist_ok=True)
         lock = open(application / _LOCK, "a+")
         _acquire(lock, application.parent)
+        is_ours = is_new  # and no other's that made it at the same time
         shutil.copytree(APPLICATION, application, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
         if not served.exists():
             _copy_bundle(bundle, served)
@@ -184,7 +186,7 @@ def _prepare(application: Path, bundle: Path, served: Path, url: str) -> IO[str]
         lock.flush()
         return lock
     except (OSError, InputError) as error:
-        if is_new:
+        if is_ours:
             shutil.rmtree(application, ignore_errors=True)
         if isinstance(error, InputError):
             raise

@@ -22,7 +22,7 @@ from .errors import InputError, surfacing_input_errors
 from .files import save_json, working_alone
 from .scoring import score
 from .segmenter import inference_workflow
-from .settings import announce, bundle_folder, device_override, preset_and_overrides, resolve_settings
+from .settings import announce, begun_with, bundle_folder, device_override, preset_and_overrides, resolve_settings
 from .training_sets import BASELINES, CANDIDATES
 from .workflows import bundle_workflow
 
@@ -45,9 +45,9 @@ def adapt(
     workspace: str | Path,
     preset: str | None = None,
     overrides: Mapping[str, Any] | None = None,
-    baselines: bool = True,
+    baselines: bool | None = None,
     device: str | None = None,
-    registered_model: str = "vessel_segmentation",
+    registered_model: str | None = None,
 ) -> Path:
     """Run all stages, skipping finished ones and resuming an interrupted one; evaluate, export, report.
 
@@ -56,22 +56,29 @@ def adapt(
         preset: ``full``, ``small`` or ``demo``: see ``bundles/presets``. Without it, preset and overrides that the
             adaptation was begun with, or ``full`` with a GPU and ``small`` without.
         overrides: ids of the bundle configs and their values, for all stages that have them.
-        baselines: also train the baselines, and the upper bound if the manifest has masks for it.
+        baselines: also train the baselines, and the upper bound if the manifest has masks for it. As the adaptation was
+            begun by default, at first True.
         device: ``cpu`` or ``cuda``; a GPU where there is one by default.
-        registered_model: name in MLflow's model registry of which the exported bundle becomes a version.
+        registered_model: name in MLflow's model registry of which the exported bundle becomes a version. As the
+            adaptation was begun by default, at first "vessel_segmentation".
 
     Returns:
         The exported bundle's folder.
 
     Raises:
-        InputError: no manifest, changed files, an unknown override, a device that is not there, an MLflow server that
-            does not answer, another process that works in the workspace.
+        InputError: no manifest, changed files, masks that cannot be used, an unknown override, a device that is not
+            there, an MLflow server that does not answer, another process that works in the workspace.
     """
-    from .data.manifest import load_manifest, verify_files
+    from .data.manifest import datalist, load_manifest, verify_files
     from .engines.adaptation_tracking import AdaptationTracker
+    from .engines.inference import check_evaluation
     from .engines.model_registry import check_model_name
 
     workspace = Path(workspace)
+    if baselines is None:
+        baselines = begun_with(workspace, "baselines", True)
+    if registered_model is None:
+        registered_model = begun_with(workspace, "registered_model", "vessel_segmentation")
     check_model_name(registered_model)
     manifest = load_manifest(workspace / "manifest.json")
     verify_files(manifest)
@@ -80,6 +87,7 @@ def adapt(
     evaluated = bool(manifest["evaluation"])
     if baselines and evaluated:
         verify_files(manifest, ["supervised"])
+    check_evaluation(datalist(manifest, "evaluation"))
     steps = list(stages(baselines, baselines and evaluated and bool(manifest["supervised"])))
     for step in steps:
         check_step(workspace, step, settings)
@@ -93,7 +101,8 @@ def adapt(
     _check_sizes(manifest, trained, parser.get_parsed_content("patch_size"))
     with working_alone(workspace):
         tracking = AdaptationTracker(workspace, settings.get("track", True)).start({"preset": preset, **settings})
-        save_json({"version": 1, "preset": preset, "settings": settings}, workspace / "settings.json")
+        begun = {"preset": preset, "settings": settings, "baselines": baselines, "registered_model": registered_model}
+        save_json({"version": 1, **begun}, workspace / "settings.json")
         announce(preset, device)
         bundle = _run(workspace, steps, settings, evaluated)
         tracking.log_results()
@@ -161,10 +170,12 @@ def _check_sizes(manifest: Mapping[str, Any], training_sets: Sequence[str], patc
         for entry in manifest[name]:
             scale = scales[entry["dataset"]] if name == "source" else target["scale"]
             rows, columns = scaled_size(entry["size"], scale)
-            if not holds_patch((rows, columns), patch_size, padded=name != "target"):
+            padded = name != "target"
+            if not holds_patch((rows, columns), patch_size, padded):
+                least, most = ("half a patch", 2 * min(rows, columns)) if padded else ("a patch", min(rows, columns))
                 raise InputError(
-                    f"{entry['image']}: {columns} x {rows} pixels at the working resolution, less than a patch; leave "
-                    f"it out, or set a patch_size below {patch_size}"
+                    f"{entry['image']}: {columns} x {rows} pixels at the working resolution, less than {least}; leave "
+                    f"it out, or set a patch_size of at most {most}"
                 )
 
 

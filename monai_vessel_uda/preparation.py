@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError
-from .files import check_path
+from .files import check_path, working_alone
 
 logger = logging.getLogger("monai_vessel_uda")
 
@@ -49,10 +49,8 @@ def prepare(
 
     check_path(Path(workspace).resolve())
     path = Path(workspace) / "manifest.json"
-    if path.exists() and any((path.parent / "stages").glob("*")):
-        raise InputError(
-            f"{path}: this workspace has stages of an earlier adaptation; choose another folder or delete it"
-        )
+    with working_alone(path.parent):  # refused now rather than below, after minutes
+        _refuse_begun(path)
     if supervised is not None and evaluation is None:
         raise InputError(f"upper bound {supervised}: expected images to score it on, too (--evaluation)")
     found = find_images(source, target, evaluation, supervised)
@@ -72,13 +70,30 @@ def prepare(
         preprocessing=record,
         seed=seed,
     )
-    _warn_of_mixed_sizes(manifest["source"])
+    _warn_of_mixed_sizes(
+        manifest["source"],
+        "one data set gets one scale; put images of each size into a folder of their own and give each as --source",
+    )
+    _warn_of_mixed_sizes(
+        manifest["target"],
+        "all target images get one scale; if those of one size have more pixels "
+        "per mm than the others, adapt to each size in a workspace of its own",
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_manifest(manifest, path)
+    with working_alone(path.parent):
+        _refuse_begun(path)
+        save_manifest(manifest, path)
     return path
 
 
-def _warn_of_mixed_sizes(entries: Sequence[Mapping[str, Any]]) -> None:
+def _refuse_begun(path: Path) -> None:
+    if path.exists() and any((path.parent / "stages").glob("*")):
+        raise InputError(
+            f"{path}: this workspace has stages of an earlier adaptation; choose another folder or delete it"
+        )
+
+
+def _warn_of_mixed_sizes(entries: Sequence[Mapping[str, Any]], advice: str) -> None:
     """Warn of data sets whose images are of several kinds: the vessels of all cannot fit one scale."""
     sides: dict[str, list[int]] = {}
     for entry in entries:
@@ -86,11 +101,8 @@ def _warn_of_mixed_sizes(entries: Sequence[Mapping[str, Any]]) -> None:
     for dataset, found in sides.items():
         if max(found) > _SIZES_ALIKE * min(found):
             logger.warning(
-                "%s: its images have between %d and %d pixels on their longer side, but one data set gets one scale; "
-                "put images of each size into a folder of their own and give each as --source",
-                dataset,
-                min(found),
-                max(found),
+                "%s: its images have between %d and %d pixels on their longer side, but %s",
+                *(dataset, min(found), max(found), advice),
             )
 
 

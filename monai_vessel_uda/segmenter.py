@@ -92,12 +92,13 @@ def evaluate(
     Of a data set's root its official ``split`` is scored; by default the test part, where there is one. ``scale`` to
     ``device`` as in :func:`segment`; the result's ``conditions`` hold them.
     """
-    values = {"evaluation_dir": _text(folder), "manifest": _text(manifest), "split": split}
+    values: dict[str, Any] = {"evaluation_dir": _text(folder), "manifest": _text(manifest), "split": split}
+    values["check_sizes"] = scale is None and folder is not None
     values |= {**_options(scale, threshold, views, runtime, device), **(overrides or {})}
     if output is not None:
         values["output"] = _text(output)
     with opened_bundle(bundle) as opened:
-        result: dict[str, Any] = _run_inference(opened, [*_overlays(opened, runtime), "score.json"], values)[0]
+        result: dict[str, Any] = _run_inference(opened, [*_overlays(opened, runtime), "score.json"], values)[-1]
     return result
 
 

@@ -82,8 +82,7 @@ def resolve_settings(preset: str, overrides: Mapping[str, Any]) -> dict[str, Any
         InputError: unknown preset or id, an id of each stage's own, or values that cannot be.
     """
     settings = {**preset_overrides(preset), **{"#".join(parts_of(key)): value for key, value in overrides.items()}}
-    places = map(Path, ADAPTATION_CONFIGS)
-    configs = [load_json(bundle_folder(place.parts[0]) / "configs" / place.name) for place in places]
+    configs = _configs()
     for key in settings:
         if key in OF_EACH_STAGE:
             raise InputError(f"override {key!r}: an adaptation has its own for each stage")
@@ -108,6 +107,11 @@ def resolve_settings(preset: str, overrides: Mapping[str, Any]) -> dict[str, Any
         set_id(effective, key, copy.deepcopy(value))
     check_limits({**effective, **_parts(effective)})
     return settings
+
+
+def _configs() -> list[dict[str, Any]]:
+    places = map(Path, ADAPTATION_CONFIGS)
+    return [load_json(bundle_folder(place.parts[0]) / "configs" / place.name) for place in places]
 
 
 def _parts(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,8 +139,30 @@ def preset_and_overrides(
         begun = load_json(path)
         preset, own = begun["preset"], preset_overrides(begun["preset"])
         chosen = {key: value for key, value in begun["settings"].items() if key not in own or own[key] != value}
+        chosen |= {key: _default(key) for key in own.keys() - begun["settings"].keys()}  # the preset has got it since
         return preset, {**{key: value for key, value in chosen.items() if key not in OF_EACH_RUN}, **overrides}
     return "full" if _has_gpu(device) else "small", dict(overrides)
+
+
+def begun_with(workspace: str | Path, option: str, otherwise: Any) -> Any:
+    """What an adaptation was begun with.
+
+    Args:
+        workspace: its folder, with ``settings.json`` if it was begun.
+        option: key in there.
+        otherwise: the value where it was not begun, or by an older version.
+    """
+    path = Path(workspace) / "settings.json"
+    return load_json(path).get(option, otherwise) if path.exists() else otherwise
+
+
+def _default(key: str) -> Any:
+    """Value of an id in the first config that has it."""
+    first, *parts = parts_of(key)
+    value = next(config[first] for config in _configs() if first in config)
+    for part in parts:
+        value = value[part]
+    return value
 
 
 def device_override(device: str | None) -> dict[str, str]:
@@ -158,8 +184,8 @@ def device_override(device: str | None) -> dict[str, str]:
 def announce(preset: str, device: str | None) -> None:
     """Say what is about to run, and that the full scale is not for a CPU."""
     logger.info("preset %r: %s", preset, load_preset(preset)["about"])
-    if preset == "full" and not _has_gpu(device):
-        logger.warning("preset 'full' takes weeks without a GPU; '--preset small' is made for a CPU")
+    if preset in ("full", "paper") and not _has_gpu(device):
+        logger.warning("preset %r takes weeks without a GPU; '--preset small' is made for a CPU", preset)
 
 
 def _has_gpu(device: str | None) -> bool:

@@ -168,6 +168,13 @@ def test_the_lock_ends_with_the_process_that_inherited_it(studies, bundle, envir
     holder[1].wait()
 
 
+def test_another_that_starts_at_the_same_time_keeps_its_folder(studies, bundle, environment, monkeypatch):
+    monkeypatch.setattr(label, "try_lock", lambda lock: False)
+    with pytest.raises(InputError, match="already runs"):
+        label.serve(studies, bundle, environment=environment)
+    assert (studies / label.FOLDER).is_dir()
+
+
 def test_no_monai_label(tmp_path, studies, bundle):
     message = refused(tmp_path, tmp_path / "nothing", studies, bundle)
     assert "make label" in message and "nothing" in message

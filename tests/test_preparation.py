@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+from PIL import Image
 
 from monai_vessel_uda import preparation
 from monai_vessel_uda.data.phantoms import write_phantoms
@@ -46,3 +47,14 @@ def test_images_of_several_sizes_in_one_folder_are_pointed_out(two_sites, tmp_pa
     preparation.prepare(tmp_path / "workspace", [mixed], target)
     (message,) = warnings_of(caplog)
     assert message.startswith("mixed: its images have between 107 and 213 pixels")
+    assert "give each as --source" in message
+
+
+def test_target_images_of_several_sizes_are_pointed_out(two_sites, tmp_path, caplog):
+    sites, target = two_sites
+    path = next((target / "images").iterdir())
+    with Image.open(path) as image:
+        image.resize((2 * image.width, 2 * image.height)).save(path.with_name("large.png"))
+    preparation.prepare(tmp_path / "workspace", sites[:1], target)
+    (message,) = warnings_of(caplog)
+    assert "all target images get one scale" in message

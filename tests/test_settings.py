@@ -154,7 +154,7 @@ def test_numbers_are_between_their_bounds(name, which):
     assert resolve_settings("demo", {name: 0.5})[name] == 0.5
 
 
-@pytest.mark.parametrize("preset", ["demo", "small", "full"])
+@pytest.mark.parametrize("preset", ["demo", "small", "full", "paper"])
 def test_presets_pass(preset):
     assert resolve_settings(preset, {}) == preset_overrides(preset)
 
@@ -180,10 +180,19 @@ def test_without_a_preset_an_adaptation_continues_as_it_was_begun(tmp_path):
         "seed": 3,
         "device": "$torch.device('cuda')",
     }
+    for name in ("decoder", "generation_timesteps", "source_iterations"):  # as if the preset had them only since
+        del begun[name]
     save_json({"version": 1, "preset": "demo", "settings": begun}, tmp_path / "settings.json")
     assert preset_and_overrides(tmp_path, None, {"t0": 4, "rounds": 3}, None) == (
         "demo",
-        {"t0": 4, "augmentation#noise": 0.1, "rounds": 3},
+        {
+            "t0": 4,
+            "augmentation#noise": 0.1,
+            "rounds": 3,
+            "decoder": "ddim",
+            "generation_timesteps": None,
+            "source_iterations": "@iterations",
+        },
     )
     assert preset_and_overrides(tmp_path, "small", {"t0": 4}, None) == ("small", {"t0": 4})
 
@@ -208,6 +217,7 @@ def test_devices_that_can_be_are_given_to_the_bundles(monkeypatch, device):
     ("gpu", "device", "preset", "warned"),
     [
         (False, None, "full", True),
+        (False, None, "paper", True),
         (True, "cpu", "full", True),
         (True, None, "full", False),
         (False, None, "small", False),
@@ -222,7 +232,7 @@ def test_the_preset_is_announced(monkeypatch, caplog, gpu, device, preset, warne
 
 
 def test_unknown_preset():
-    with pytest.raises(InputError, match="preset: expected one of demo, full, small, got 'tiny'"):
+    with pytest.raises(InputError, match="preset: expected one of demo, full, paper, small, got 'tiny'"):
         resolve_settings("tiny", {})
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import InputError
 from ..files import load_json
 from .images import IMAGE_SUFFIXES, image_size, image_stem, image_suffix
+from .known_layouts import LABEL_FOLDERS
 from .layouts import find_items
 from .manifest import datalist, load_manifest
 
@@ -22,7 +23,9 @@ OTHER_SIZE = 1.5
 
 
 def images_to_segment(source: str | Path, output_dir: str | Path | None = None) -> list[dict[str, Any]]:
-    """Items for one image file or all images below a folder, without results of an earlier run.
+    """Items for one image file or all images below a folder, without masks and results of an earlier run.
+
+    Folders of masks beside images, known by their names, and files of other formats are logged and passed over.
 
     Args:
         source: image or folder.
@@ -35,12 +38,7 @@ def images_to_segment(source: str | Path, output_dir: str | Path | None = None) 
     source = Path(source)
     if not source.exists():
         raise InputError(f"{source}: no such file or folder")
-    paths = [source] if source.is_file() else sorted(p for p in _files(source) if _is_image(p, source))
-    if source.is_dir():
-        if output_dir is not None and (results := Path(output_dir).resolve()) != source.resolve():
-            paths = [path for path in paths if results not in path.resolve().parents]
-        written = {path.with_name(f"{image_stem(path)}_{result}") for path in paths for result in RESULTS}
-        paths = [path for path in paths if written.isdisjoint(_may_be_result_beside(path, source))]
+    paths = [source] if source.is_file() else _images_below(source, output_dir)
     if not paths:
         raise InputError(f"{source}: expected images ({', '.join(sorted(IMAGE_SUFFIXES))}), found none")
     seen: dict[tuple[Path, str], Path] = {}
@@ -99,6 +97,22 @@ def warn_of_other_sizes(items: Iterable[Mapping[str, Any]], bundle: str | Path) 
         )
 
 
+def _images_below(folder: Path, output_dir: str | Path | None) -> list[Path]:
+    files = sorted(path for path in _files(folder) if path.is_file() and not _is_hidden(path, folder))
+    if output_dir is not None and (results := Path(output_dir).resolve()) != folder.resolve():
+        files = [path for path in files if results not in path.resolve().parents]
+    images = [path for path in files if image_suffix(path)]
+    if others := [path for path in files if not image_suffix(path)]:
+        logger.info("%d files of other formats passed over, such as %s", len(others), others[0])
+    written = {path.with_name(f"{image_stem(path)}_{result}") for path in images for result in RESULTS}
+    images = [path for path in images if written.isdisjoint(_may_be_result_beside(path, folder))]
+    masks = [path for path in images if _lies_among_masks(path, folder)]
+    if not masks or masks == images:
+        return images
+    logger.info("%d files passed over as masks, such as %s", len(masks), masks[0])
+    return [path for path in images if not _lies_among_masks(path, folder)]
+
+
 def _files(folder: Path) -> Iterator[Path]:
     """All files below a folder, also through links to other folders, each of which is entered once."""
     entered = set()
@@ -110,9 +124,12 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from (Path(place) / name for name in names)
 
 
-def _is_image(path: Path, folder: Path) -> bool:
-    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    return path.is_file() and bool(image_suffix(path)) and not hidden
+def _is_hidden(path: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
+def _lies_among_masks(path: Path, folder: Path) -> bool:
+    return any(part.lower() in LABEL_FOLDERS for part in path.relative_to(folder).parts[:-1])
 
 
 def _may_be_result_beside(path: Path, folder: Path) -> set[Path]:

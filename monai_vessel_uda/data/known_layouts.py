@@ -86,7 +86,7 @@ def _octa500(millimetres: int, first_test: int, last_test: int) -> Layout:
 _TRAIN_TEST = {"train": "train", "test": "test"}
 _PLAIN_SPLITS = {"": ".", **_TRAIN_TEST, "val": "val"}
 IMAGE_FOLDERS = ("images", "image", "img", "imgs")
-_LABEL_FOLDERS = ("labels", "label", "masks", "mask", "gt")
+LABEL_FOLDERS = ("labels", "label", "masks", "mask", "gt")
 _chase = partial(Pair, image=r"(?P<key>Image_(?P<group>\d+)[LR])", label=r"(?P<key>Image_\d+[LR])_1stHO")
 _stare = partial(Pair, image=r"(?P<key>im\d{4})")
 _STARE_AH, _STARE_VK = r"(?P<key>im\d{4})(\.ah)?", r"(?P<key>im\d{4})(\.vk)?"
@@ -127,6 +127,6 @@ LAYOUTS: dict[str, Layout] = {
         sign="train_manual/image",
     ),
     "plain": Layout(
-        "", tuple(Pair(i, m) for i in IMAGE_FOLDERS for m in _LABEL_FOLDERS) + (Pair(".", "."),), _PLAIN_SPLITS
+        "", tuple(Pair(i, m) for i in IMAGE_FOLDERS for m in LABEL_FOLDERS) + (Pair(".", "."),), _PLAIN_SPLITS
     ),
 }

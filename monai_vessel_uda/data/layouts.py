@@ -96,10 +96,12 @@ def _detect(root: Path, layout: str, want_labels: bool) -> list[_Found]:
         if fits:
             _check_one_data_set(root, fits)
             return next(iter(fits.values()))
+    beside = want_labels and any(path.match("*_mask.*") for path in root.iterdir())
     raise InputError(
-        f"{root}: found no images{' and masks' if want_labels else ''} laid out as {' or '.join(names)}. Point at "
-        "the data set's own folder, or arrange files as images/ and labels/ with equal names, in a format such as "
-        ".png, .jpg, .tif, .bmp, .nii.gz, .mha or .dcm."
+        f"{root}: found no images{' and masks' if want_labels else ''} laid out as {' or '.join(names)}. "
+        + ("Masks lie beside their images: move them into labels/ and the images into images/. " if beside else "")
+        + "Point at the data set's own folder, or arrange files as images/ and labels/ with equal names, in a format "
+        "such as .png, .jpg, .tif, .bmp, .nii.gz, .mha or .dcm."
     )
 
 

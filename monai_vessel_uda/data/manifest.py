@@ -267,14 +267,15 @@ def _make_ids_unique(lists: Mapping[str, list[dict[str, Any]]]) -> None:
     """Append the start of the hash to an id that another image has already."""
     owner: dict[str, str] = {}
     for name in LISTS:
-        within: dict[str, str] = {}
+        within: dict[tuple[str, str], str] = {}
         for entry in lists[name]:
             if owner.get(entry["id"], entry["sha256"]) != entry["sha256"]:
                 entry["id"] += f"-{entry['sha256'][:8]}"
-            if entry["id"] in within:
-                raise InputError(f"{name}: {within[entry['id']]} and {entry['image']} are one image; list it once.")
+            same = (image_stem(entry["image"]), entry["sha256"])  # in folders of other names its id is another
+            if same in within:
+                raise InputError(f"{name}: {within[same]} and {entry['image']} are one image; list it once.")
             owner[entry["id"]] = entry["sha256"]
-            within[entry["id"]] = entry["image"]
+            within[same] = entry["image"]
 
 
 def _with_paths(entry: Mapping[str, Any], change: Any) -> dict[str, Any]:

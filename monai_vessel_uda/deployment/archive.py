@@ -33,13 +33,15 @@ def package_bundle(bundle: Path, output: Path | None = None) -> Path:
         Path of the zip.
 
     Raises:
-        InputError: the bundle is incomplete, its scores or converted files are those of other weights, or the zip
-            cannot be written.
+        InputError: the bundle is incomplete, its scores or converted files are those of other weights, the name is
+            that of another kind of archive, or the zip cannot be written.
     """
     check_bundle(bundle)
     metadata = load_json(bundle / "configs" / "metadata.json")
     file_name = f"{NAME}_v{metadata['version']}.zip"
     path = bundle.parent / file_name if output is None else output
+    if path.suffix.lower() in (".tar", ".gz", ".tgz", ".7z", ".rar"):
+        raise InputError(f"{path}: expected the name of a zip, or a folder for it")
     if path.suffix.lower() != ".zip":
         path = path / file_name
     if sha256(bundle / "models" / "model.pt") != metadata.get("provenance", {}).get("weights_sha256"):

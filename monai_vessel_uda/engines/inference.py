@@ -49,6 +49,21 @@ def to_size(probability: Tensor, size: Sequence[int]) -> Tensor:
     return resized[0].clamp_(0, 1)
 
 
+def check_evaluation(items: Iterable[Mapping[str, Any]]) -> None:
+    """Refuse masks that :func:`evaluate_segmenter` would refuse, before hours of training; nothing of them is kept.
+
+    Args:
+        items: with ``label`` and perhaps ``fov``, the paths. Files that are not there may come before the scores.
+
+    Raises:
+        InputError: a file that is no mask.
+    """
+    for item in items:
+        for key in ("label", "fov"):
+            if item.get(key) and Path(item[key]).exists():
+                read_mask(item[key])
+
+
 def evaluate_segmenter(
     network: nn.Module,
     items: Sequence[Mapping[str, Any]],
@@ -62,7 +77,7 @@ def evaluate_segmenter(
     conditions: Mapping[str, Any] | None = None,
     label: str = "evaluating",
 ) -> dict[str, Any]:
-    """Scores against masks, at native size. The only code of the package that reads evaluation masks.
+    """Scores against masks, at native size. But for their check above, only this reads evaluation masks.
 
     Args:
         network: segmenter.

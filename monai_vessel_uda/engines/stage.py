@@ -154,7 +154,8 @@ def _check_same(
         differences = ", ".join(f"{key}: {before.get(key)!r} then, {now.get(key)!r} now" for key in changed)
         raise InputError(
             f"{output_dir}: this stage was {state} with other settings ({differences}); give those it was begun with "
-            "(without --preset and --set, adapt takes them from settings.json); only to start anew, delete the folder"
+            "(an adaptation's are in the workspace's settings.json; of a stage run by itself, in its command); only to "
+            "start anew, delete the folder"
         )
     read, there = record.get("inputs", {}), identities(inputs)
     other = sorted(name for name in read.keys() & there.keys() if read[name] != there[name])

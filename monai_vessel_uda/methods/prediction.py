@@ -71,7 +71,7 @@ def vessel_probabilities(
     """
     was_training = network.training
     of_vessel = VesselLogit(network, views).eval()
-    device = next(network.parameters()).device
+    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))  # ONNX has none
     try:
         for image in images:
             logit = inferer(image[None].float().to(device), of_vessel)

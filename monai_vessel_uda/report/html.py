@@ -46,13 +46,17 @@ def write_report(workspace: str | Path) -> Path:
         The page; it needs no other file and no network.
 
     Raises:
-        InputError: the workspace is no folder, or one of its JSON files is broken.
+        InputError: the workspace is no folder, not that of an adaptation, or one of its JSON files is broken.
     """
     import jinja2
 
     workspace = Path(workspace)
     if not workspace.is_dir():
         raise InputError(f"{workspace}: expected the folder of a workspace; run the pipeline first")
+    if not any((workspace / name).exists() for name in ("manifest.json", "stages", "scores.json")):
+        within = [path.parent.name for path in sorted(workspace.glob("*/manifest.json"))]
+        advice = f"; did you mean {' or '.join(within[:3])} in it?" if within else ""
+        raise InputError(f"{workspace}: no workspace: it has neither manifest.json nor stages{advice}")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,

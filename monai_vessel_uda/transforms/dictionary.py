@@ -27,6 +27,9 @@ from monai_vessel_uda.transforms.vesselness import Polarity
 
 Item = dict[Hashable, Any]
 
+_LEAST_SIDE = 4
+"""Pixels of a side at the working resolution: fewer are a mistaken scale rather than a picture."""
+
 
 class RetinalCompose(Compose):
     """MONAI's Compose, except that a user's mistake surfaces as the InputError it is, not wrapped in RuntimeError."""
@@ -136,7 +139,13 @@ class ResizeToWorkingResolutiond(Transform):
     def __call__(self, data: Mapping[Hashable, Any]) -> Item:
         """Resize ``image`` and, where present, ``label`` and ``fov``; float32 tensors (1, H, W)."""
         item = dict(data)
-        size = scaled_size(tuple(item["image"].shape[-2:]), self.factor(data))  # type: ignore[arg-type]
+        factor = self.factor(data)
+        size = scaled_size(tuple(item["image"].shape[-2:]), factor)  # type: ignore[arg-type]
+        if min(size) < _LEAST_SIDE:
+            raise InputError(
+                f"{_name(data)}: {size[1]} x {size[0]} pixels at the working resolution, {factor:g} times its own; "
+                f"expected at least {_LEAST_SIDE}; is the scale right?"
+            )
         item["image"] = resize_tensor(item["image"], size)
         if isinstance(item.get("label"), Tensor):
             item["label"] = (resize_tensor(item["label"], size) > 0.5).float()

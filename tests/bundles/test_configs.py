@@ -87,7 +87,7 @@ def test_a_preset_laid_over_a_bundle_arrives(path, preset):
 
     config, merged = load_json(path), ConfigParser.load_config_files([str(path), str(preset)])
     overrides = {key: v for key, v in preset_overrides(preset.stem).items() if key.split("#")[0] in config}
-    assert overrides or preset.stem == "full"
+    assert overrides or preset.stem in ("full", "paper")
     for key, value in overrides.items():
         at(config, key)  # an id that the bundle has
         assert at(merged, key) == value, key
@@ -97,7 +97,7 @@ def test_a_preset_laid_over_a_bundle_arrives(path, preset):
 
 
 def test_presets_say_what_they_are():
-    assert {path.stem for path in PRESETS} == {"demo", "full", "small"}
+    assert {path.stem for path in PRESETS} == {"demo", "full", "paper", "small"}
     ids = {key for path in CONFIGS for key in load_json(path)}
     assert "about" not in ids
     for path in PRESETS:

@@ -50,7 +50,15 @@ def recorded(preset, **overrides):
     return found
 
 
-@pytest.mark.parametrize("preset", ["full", "small", "demo"])
+def test_preset_paper_is_what_the_configs_are_by_themselves():
+    """So that `adapt --preset paper` goes on with stages that were run without a preset."""
+    for step, settings in zip(pipeline.stages(False, False), recorded("paper"), strict=True):
+        parser = pipeline.stage_workflow("workspace", step, {"seed": 0}).parser
+        parser.parse(True)
+        assert parser.get_parsed_content("settings") == settings
+
+
+@pytest.mark.parametrize("preset", ["full", "small", "demo", "paper"])
 def test_presets_need_no_overrides_besides_the_settings(preset):
     assert not any("overrides" in settings for settings in recorded(preset))
 

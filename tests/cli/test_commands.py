@@ -64,7 +64,7 @@ def test_adapt_prepares_first_where_nothing_was_prepared(calls, tmp_path):
     assert result.exit_code == 0
     assert [name for name, _, _ in calls] == ["prepare", "adapt"]
     assert calls[0][2] == {"seed": 4}
-    assert calls[1][1] == (tmp_path / "w", "small", {}, True, None, "vessel_segmentation")
+    assert calls[1][1] == (tmp_path / "w", "small", {}, None, None, None)
 
 
 def prepared(workspace, seed=3, **lists):

@@ -46,3 +46,15 @@ def test_folders_behind_links_are_searched_once(tmp_path):
 def test_one_image_may_get_its_mask_beside_it(tmp_path):
     (tmp_path / "a.png").write_text("")
     assert [item["id"] for item in images_to_segment(tmp_path / "a.png", tmp_path)] == ["a"]
+
+
+def test_masks_beside_the_images_and_other_formats_are_counted_not_segmented(tmp_path, caplog):
+    caplog.set_level("INFO", "monai_vessel_uda")
+    for name in ("images/a.png", "images/b.webp", "Labels/a.png", "labels/final/a.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_text("")
+    assert [item["image"] for item in images_to_segment(tmp_path)] == [str(tmp_path / "images" / "a.png")]
+    assert f"1 files of other formats passed over, such as {tmp_path / 'images' / 'b.webp'}" in caplog.messages
+    assert f"2 files passed over as masks, such as {tmp_path / 'Labels' / 'a.png'}" in caplog.messages
+    (tmp_path / "images" / "a.png").unlink()
+    assert len(images_to_segment(tmp_path)) == 2, "where there is nothing else, they are what is meant"

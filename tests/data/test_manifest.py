@@ -210,8 +210,11 @@ def test_ids_are_unique_but_follow_the_image(lists, tmp_path):
     ids = [entry["id"] for entry in manifest["target"]]
     assert ids == ["OCTA-1", "OCTA-2", f"OCTA-1-{manifest['target'][2]['sha256'][:8]}"]
     assert manifest["supervised"][0]["id"] == "OCTA-1"
+    first = lists["target"][0]
     with pytest.raises(InputError, match="are one image; list it once"):
-        build(lists, target=[lists["target"][0], lists["target"][0]])
+        build(lists, target=[first, first])
+    with pytest.raises(InputError, match="are one image; list it once"):  # a copy in a folder of another name
+        build(lists, target=[first, {**same, "id": "other-1", "dataset": "other"}])
 
 
 def test_unusable_lists(lists, tmp_path):

@@ -35,6 +35,11 @@ def test_empty_folders(tmp_path):
     assert_refused(tmp_path, "found no images and masks")
 
 
+def test_masks_beside_their_images(tmp_path):
+    make(tmp_path, ["eye.png", "eye_mask.png"])
+    assert_refused(tmp_path, "Masks lie beside their images: move them into labels/")
+
+
 def test_split_without_images(tmp_path):
     make(tmp_path, ["OCTA_3M/Projection Maps/OCTA(ILM_OPL)/10301.bmp"])
     assert_refused(tmp_path, "no image belongs to split 'test'", labels="forbidden", split="test")

@@ -29,6 +29,11 @@ def test_one_folder_whole_and_the_same_bytes_again(archive, adapted, tmp_path):
     assert set(names) == expected
 
 
+def test_names_of_other_archives_are_refused(adapted, tmp_path):
+    with pytest.raises(InputError, match=r"b.tar: expected the name of a zip, or a folder"):
+        package_bundle(adapted / "vessel_segmentation", tmp_path / "b.tar")
+
+
 def test_monai_downloads_and_loads_it(archive, adapted, tmp_path):
     """With MONAI's own functions: what they return has the bundle's weights."""
     from monai.bundle import download, load

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from monai_vessel_uda import pipeline, preparation
 from monai_vessel_uda.data.images import read_image
@@ -184,7 +185,7 @@ def test_masks_that_were_corrected_after_preparing_are_noticed(adapted, phantoms
         ({"start_segmenter": ["mined", "raw"]}, "start_segmenter: 'raw' is one of the baselines"),
         ({"generator_def#norm_num_groups": 7}, "generator_def: .* multiple of norm_num_groups"),
         ({"segmenter_def#channels": [8]}, "segmenter_def: .*channels"),
-        ({"patch_size": 640}, "at the working resolution, less than a patch; .* below 640"),
+        ({"patch_size": 640}, "at the working resolution, less than half a patch; .* at most 138"),
     ],
 )
 def test_bad_settings(workspace, overrides, message):
@@ -199,6 +200,43 @@ def test_two_adaptations_of_one_workspace_at_once_are_refused(workspace):
         with pytest.raises(InputError, match=f"^{workspace}: another command works in this folder"):
             pipeline.adapt(workspace, "demo", TINY, device="cpu")
         assert {path: path.stat().st_mtime_ns for path in workspace.rglob("*")} == before
+
+
+def test_preparing_a_workspace_in_which_another_command_works_is_refused(workspace, phantoms):
+    before = (workspace / "manifest.json").read_bytes()
+    with working_alone(workspace), pytest.raises(InputError, match="another command works in this folder"):
+        preparation.prepare(workspace, [phantoms["source"]], phantoms["target"], seed=9)
+    assert (workspace / "manifest.json").read_bytes() == before
+
+
+def test_masks_that_cannot_be_scored_are_refused_before_anything_is_trained(phantoms, tmp_path):
+    evaluation = shutil.copytree(phantoms["evaluation"], tmp_path / "evaluation")
+    mask = next((evaluation / "labels").iterdir())
+    classes = np.arange(3, dtype=np.uint8).repeat(40).reshape(1, -1)  # background, arteries, veins
+    Image.fromarray(np.resize(classes, read_image(mask).array.shape[:2])).save(mask)
+    workspace = tmp_path / "workspace"
+    preparation.prepare(workspace, [phantoms["source"]], phantoms["target"], evaluation)
+    with pytest.raises(InputError, match=mask.name):
+        pipeline.adapt(workspace, "demo", TINY, device="cpu")
+    assert not (workspace / "stages").exists()
+
+
+def test_an_adaptation_continues_with_the_options_that_it_was_begun_with(workspace, monkeypatch):
+    asked = []
+
+    def stages(*arguments):
+        asked.append(arguments)
+        raise InputError("enough")
+
+    monkeypatch.setattr(pipeline, "stages", stages)
+    save_json({"preset": "demo", "settings": TINY, "baselines": False}, workspace / "settings.json")
+    for baselines in (None, True):
+        with pytest.raises(InputError, match="enough"):
+            pipeline.adapt(workspace, baselines=baselines, device="cpu")
+    assert [baselines for baselines, _ in asked] == [False, True]
+    save_json({"preset": "demo", "settings": TINY, "registered_model": "a/b"}, workspace / "settings.json")
+    with pytest.raises(InputError, match="a/b"):
+        pipeline.adapt(workspace, device="cpu")
 
 
 def test_an_adaptation_works_alone_until_it_ends(adapted, tmp_path, monkeypatch):
@@ -231,7 +269,7 @@ def published_sizes(nominal_scale_of_hrf):
     }
 
 
-@pytest.mark.parametrize("preset", ["demo", "small", "full"])
+@pytest.mark.parametrize("preset", ["demo", "small", "full", "paper"])
 def test_every_preset_takes_the_published_data_sets(preset):
     config = load_json(bundle_folder("latent_mining") / "configs" / "mine.json")
     patch_size = preset_overrides(preset).get("patch_size", config["patch_size"])
@@ -239,7 +277,9 @@ def test_every_preset_takes_the_published_data_sets(preset):
 
 
 def test_images_smaller_than_half_a_patch_are_refused():
-    with pytest.raises(InputError, match="HRF.jpg: 175 x 117 pixels at the working resolution, less than a patch"):
+    with pytest.raises(
+        InputError, match="HRF.jpg: 175 x 117 pixels at the working resolution, less than half a patch; .* at most 234"
+    ):
         pipeline._check_sizes(published_sizes(0.05), [], 256)
     manifest = published_sizes(0.0995)
     manifest["preprocessing"]["target"]["scale"] = 0.79

@@ -136,11 +136,25 @@ def test_evaluate_a_folder(adapted, phantoms, tmp_path):
     assert set(result["summary"]["dice"]) >= {"mean", "low", "high"}
 
 
-def test_evaluate_scores_what_segment_does(adapted, phantoms, tmp_path):
+def test_evaluate_warns_of_other_sizes(adapted, phantoms, tmp_path, caplog):
+    for kind in ("images", "labels"):
+        (tmp_path / "large" / kind).mkdir(parents=True)
+        for path in (phantoms["evaluation"] / kind).iterdir():
+            with Image.open(path) as image:
+                image.resize((3 * image.width, 3 * image.height)).save(tmp_path / "large" / kind / path.name)
+    segmenter.evaluate(adapted, phantoms["evaluation"], tmp_path / "scores.json")
+    segmenter.evaluate(adapted, tmp_path / "large", tmp_path / "scores.json", scale=1 / 3)
+    assert "larger or smaller" not in caplog.text
+    segmenter.evaluate(adapted, tmp_path / "large", tmp_path / "scores.json")
+    assert "2 of 2 images are more than 1.5 times larger or smaller" in caplog.text
+
+
+@pytest.mark.parametrize("runtime", ["torchscript", "onnx"])
+def test_evaluate_scores_what_segment_does(adapted, phantoms, tmp_path, runtime):
     bundle = shutil.copytree(adapted / "vessel_segmentation", tmp_path / "bundle")
-    convert_bundle(bundle, "torchscript")
+    convert_bundle(bundle, runtime)
     own = load_json(bundle / "models" / "model.json")["threshold"]
-    options = {"threshold": own + 0.01, "scale": 1.5, "views": 2, "runtime": "torchscript"}
+    options = {"threshold": own + 0.01, "scale": 1.5, "views": 2, "runtime": runtime}
     segmenter.evaluate(bundle, phantoms["evaluation"], tmp_path / "scores.json", **options)
     scores = load_json(tmp_path / "scores.json")
     assert scores["conditions"] == options

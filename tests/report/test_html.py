@@ -372,6 +372,7 @@ def test_text_from_the_workspace_is_escaped(workspace):
 
 
 def test_missing_parts_are_said_to_be_missing(tmp_path):
+    (tmp_path / "stages").mkdir()
     page = report(tmp_path)
     assert [page.section(word).count("Not run yet") for word in STAGES] == [1] * 6
     assert page.texts_in("header", "p")[-1] == "No segmenter has been exported yet."
@@ -414,3 +415,11 @@ def test_what_cannot_be_read_is_named(tmp_path):
     (tmp_path / "scores.json").write_text("{")
     with pytest.raises(InputError, match="scores.json"):
         write_report(tmp_path)
+
+
+def test_a_folder_that_is_no_workspace_gets_no_report(tmp_path):
+    (tmp_path / "seed_0").mkdir()
+    (tmp_path / "seed_0" / "manifest.json").write_text("{}")
+    with pytest.raises(InputError, match="no workspace: .*; did you mean seed_0 in it"):
+        write_report(tmp_path)
+    assert not (tmp_path / "report.html").exists()

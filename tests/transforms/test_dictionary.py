@@ -180,3 +180,8 @@ def test_a_field_of_view_is_left_out_if_it_is_the_whole_image():
     part[0, 0, 0] = 0
     assert DropWholeFieldOfViewd()({"image": 1, "fov": torch.ones(1, 4, 5)}) == {"image": 1}
     assert DropWholeFieldOfViewd()({"image": 1, "fov": part})["fov"] is part
+
+
+def test_a_scale_that_leaves_no_picture_is_refused():
+    with pytest.raises(InputError, match="a.png: 2 x 3 pixels at the working resolution, 0.001 times .* scale"):
+        ResizeToWorkingResolutiond(0.001)(tensors(torch.zeros(1, 3000, 2000), file="a.png"))
