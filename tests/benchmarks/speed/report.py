@@ -293,8 +293,9 @@ def inference(rows: Sequence[Row]) -> str:
             lines.append(reached(what, largest, 14, below=True))
             lines.append(
                 "- Of these 14 the float32 image and its logits, the network's output, are 12, the file's pixels and "
-                "its mask 2. While windows are added up the image (4), the sum and the weights of the windows (8), the "
-                "field of view (1) and the list of windows are held (phases below).\n"
+                "its mask 2. While windows are added up the image (4), the sum and the weights of the windows (8) and "
+                "the list of windows are held (phases below), and the field of view (1) where it is not the whole "
+                "image.\n"
             )
     skipped = [row for row in rows if row.value == "skipped"]
     lines += [f"- Skipped: {row.variant} ({row.case}): {row.note}.\n" for row in skipped]
