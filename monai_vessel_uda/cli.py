@@ -92,8 +92,8 @@ PresetOption = Annotated[
     str | None,
     typer.Option(
         help="Scale of the job: full (a GPU), small (CPU cores), demo (phantoms) or paper (as full, but sampled as the "
-        "paper does). Default: preset and --set that the "
-        "workspace was begun with; at first full where there is a GPU, small elsewhere."
+        "paper does). Default: preset and --set that the workspace was begun with; at first full where there is a GPU, "
+        "small elsewhere."
     ),
 ]
 SettingsOption = Annotated[
