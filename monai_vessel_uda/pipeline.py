@@ -53,8 +53,8 @@ def adapt(
 
     Args:
         workspace: folder with a manifest.
-        preset: a file of ``bundles/presets``. Without it, preset and overrides that the
-            adaptation was begun with, or ``full`` with a GPU and ``small`` without.
+        preset: a file of ``bundles/presets``. Without it, preset and overrides that the adaptation was begun with, or
+            ``full`` with a GPU and ``small`` without.
         overrides: ids of the bundle configs and their values, for all stages that have them.
         baselines: also train the baselines, and the upper bound if the manifest has masks for it. As the adaptation was
             begun by default, at first True.
