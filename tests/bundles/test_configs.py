@@ -105,7 +105,7 @@ def test_presets_say_what_they_are():
         assert len(preset["about"]) > 30
         assert {key.split("#")[0] for key in preset_overrides(path.stem)} <= ids
     small = preset_overrides("small")
-    assert (small["patch_size"], small["generator_def#channels"]) == (64, [32, 64, 96])
+    assert (small["patch_size"], small["generator_def#channels"]) == (64, [16, 32, 64, 96])
 
 
 def test_the_target_generator_may_start_from_the_source_s(adapted):
