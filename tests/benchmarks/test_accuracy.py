@@ -110,6 +110,17 @@ def test_results_of_other_settings_are_run_again_and_left_out_of_the_tables(resu
     assert {row["configuration"] for row in kept} == {"default"}
 
 
+def test_another_configuration_may_take_the_default_s_place(results):
+    base = "space-to-depth"
+    before = [{**row(base, 0, "round 1", 0.80), "exported": "1"}]
+    assert before[0]["settings"] == fingerprint("default", "small", "whole", base)
+    before.append({**row("soft", 0, "round 1", 0.81), "settings": fingerprint("soft", "small", "whole", base)})
+    kept, others = todays([*read(results), *before], base)
+    assert [(found["configuration"], found["dice"]) for found in kept] == [("default", 0.80), ("soft", 0.81)]
+    assert others == ["default", "soft"], "rows of today"
+    assert len(todays([*read(results), *before])[0]) == len(read(results)) + 1
+
+
 def test_fingerprints_change_with_whatever_a_stage_computes_and_with_the_preparation():
     names = ("default", "soft", "t0-5", "flatten-off", "calibre-1.2", "warm-start", "plain")
     found = {fingerprint(name, preset, "whole") for name in names for preset in ("small", "demo")}

@@ -70,7 +70,11 @@ PUBLISHED = {
     "generation_timesteps": None,
 }
 """How the authors' release samples: the cost that ours is compared with."""
-WIDE = {"generator_def#channels": [32, 64, 96], "generator_def#attention_levels": [False] * 3}
+WIDE = {
+    "generator_def#channels": [32, 64, 96],
+    "generator_def#attention_levels": [False] * 3,
+    "generator_def#space_to_depth": 1,
+}
 """A generator of as many parameters as preset small's, with twice the channels at the resolution that it works at."""
 PLAIN = {**FROM_NOISE, **WIDE, "source_timesteps": None, "source_iterations": "@iterations"}
 """The preset without what makes it cheap: DDIM from pure noise, wide generators that learn all timesteps."""
@@ -221,14 +225,22 @@ def criterion() -> list[Any]:
 
 
 @cache
-def fingerprint(name: str, preset: str, scale: Scale) -> str:
+def fingerprint(name: str, preset: str, scale: Scale, base: str = "default") -> str:
     """Eight hexadecimal digits that change with a configuration's settings, its preparation and the criterion.
 
     Results of a default that has been changed since are thereby told from those of today's; a change of the code is
     not seen.
+
+    Args:
+        name: of the configuration.
+        preset: that it overrides.
+        scale: at which it is compared.
+        base: a configuration that takes the default's place, such as a default of another day.
     """
     configuration = CONFIGURATIONS[name]
-    settings = resolve_settings(preset, {**configuration.settings_at(scale), "seed": 0})
+    settings = resolve_settings(
+        preset, {**CONFIGURATIONS[base].settings, **configuration.settings_at(scale), "seed": 0}
+    )
     content: list[Any] = [configuration.preparing, configuration.scale_factor, criterion()]
     steps = [configuration.segmenter()] if scale == "segmenter" else pipeline.stages(baselines=True, upper_bound=True)
     for step in steps:

@@ -1,6 +1,6 @@
 """Tables of the accuracy benchmark as Markdown.
 
-python -m tests.benchmarks.accuracy.report RESULTS.csv
+python -m tests.benchmarks.accuracy.report RESULTS.csv [--base space-to-depth]
 """
 
 import argparse
@@ -283,14 +283,17 @@ def spearman(pairs: Iterable[tuple[float, float]]) -> float:
     return float(spearmanr(*zip(*pairs, strict=True))[0])
 
 
-def todays(rows: Iterable[Row]) -> tuple[list[Row], list[str]]:
-    """The rows of configurations as they are today, and the names of those that have rows of another day."""
+def todays(rows: Iterable[Row], base: str = "default") -> tuple[list[Row], list[str]]:
+    """The rows of configurations as they are today, and the names of those that have other rows.
+
+    With another base these are what was run while that was the default; its own rows take the default's place.
+    """
     kept, others = [], {}
     for row in rows:
-        name = row["configuration"]
+        name = "default" if row["configuration"] == base else row["configuration"]
         scale = cast(Scale, row["scale"])
-        if name in CONFIGURATIONS and row["settings"] == fingerprint(name, row["preset"], scale):
-            kept.append(row)
+        if name in CONFIGURATIONS and row["settings"] == fingerprint(name, row["preset"], scale, base):
+            kept.append({**row, "configuration": name})
         else:
             others[name] = None
     return kept, list(others)
@@ -300,10 +303,12 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("results", type=Path)
+    parser.add_argument("--base", choices=sorted(CONFIGURATIONS), default="default", help="what stands for the default")
+    arguments = parser.parse_args()
     logging.disable(logging.WARNING)  # MONAI says of every config that it has no logging file
-    rows, left_out = todays(read(parser.parse_args().results))
+    rows, left_out = todays(read(arguments.results), arguments.base)
     if left_out:
-        print(f"Left out, because their settings have changed since: {', '.join(left_out)}")
+        print(f"Left out, because their settings are others beside {arguments.base}: {', '.join(left_out)}")
     for split, preset, scale in sorted({(row["split"], row["preset"], row["scale"]) for row in rows}, reverse=True):
         results = Results(row for row in rows if (row["split"], row["preset"], row["scale"]) == (split, preset, scale))
         print(f"\n## Split {split}, preset {preset}, {SCALES[scale]}\n")
