@@ -10,6 +10,8 @@ from .sampling import as_set
 from .stages import stage_parser
 
 PRESET = "small"
+BASE = "space-to-depth"
+"""The configuration that was the default when these were compared."""
 STAGES = (("latent_mining", "mine.json"), ("co_optimization", "train.json"))
 SAMPLERS = {
     "default": "noise, 6 DPM-Solver++(2M) from timestep 700 (the preset)",
@@ -18,7 +20,7 @@ SAMPLERS = {
     "ddim-few-steps": "noise, 6 DDIM from 700",
     "ddim": "noise, 35 DDIM from 700",
     "ddim-50-from-noise": "pure noise, 50 DDIM",
-    "plain": "pure noise, 50 DDIM, generators at full resolution",
+    "plain": "pure noise, 50 DDIM, `wide` generators at full resolution",
     "as-published": "pure noise, 1000 ancestral; mined with 300 ancestral, in 8 bits",
     "rounds-from-latents": "mined latents, 5 DPM-Solver++(2M)",
     "decoding-ddim": "mined latents, 15 DDIM",
@@ -29,7 +31,7 @@ SAMPLERS = {
 
 def dice_table(results: Path) -> str:
     """Evaluations beside Dice, each configuration against the one that it differs from in one thing."""
-    kept, _ = todays(read(results))
+    kept, _ = todays(read(results), BASE)
     rows = [row for row in kept if (row["preset"], row["split"], row["scale"]) == (PRESET, "development", "round")]
     found = Results(rows)
     heads = ("evaluations for a mined pair", "for a pair of the round", "Dice % after round 1, seeds", "minus that of")
