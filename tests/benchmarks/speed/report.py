@@ -21,17 +21,18 @@ Networks have untrained weights: speed does not depend on them. Load: running th
 over a minute; after a section, more than its own threads means that it was not alone.
 """
 GOALS_TEXT = """Every line of the sections below that holds a figure against a bound. Two goals are of whole jobs:
-equal Dice in a third of the time ([accuracy.md](accuracy.md#time-against-the-plain-configuration)), and the demo within five
-minutes ([demo.md](demo.md)). Evaluations are counts; that fewer cost no Dice is part of that goal, and has been
-measured with preset `small`: against 50 DDIM steps and wide generators over four rounds (two seeds) and
-one (three), against the published 300 and 1000 ancestral steps over one round (two seeds; [at the
+equal Dice in a third of the time ([accuracy.md](accuracy.md#time-against-the-plain-configuration)), and the demo
+within five minutes ([demo.md](demo.md)). Evaluations are counts; that fewer cost no Dice is part of that goal, and
+has been measured with preset `small`: against 50 DDIM steps and wide generators over four rounds (two seeds) and one
+(three), against the published 300 and 1000 ancestral steps over one round (two seeds; [at the
 end](#what-dice-the-samplers-give)).
 """
 DICE = "What Dice the samplers give"
-DICE_TEXT = """Preset `small` with the generators that it had until 2026-11-23 (on 2 x 2 pixels, `space-to-depth`), development
-split, generators and one round, the same seed and processor in each difference; a few tenths on two seeds are within chance. All factors and scores:
-[single_factors.md](single_factors.md#one-factor-at-a-time-one-round). A cheaper sampler is taken only where it holds over all
-rounds, which 6 DDIM steps do not ([single_factors.md](single_factors.md#over-all-rounds)); 4 of DPM-Solver++ were not tried there.
+DICE_TEXT = """Preset `small` with the generators that it had until 2026-11-23 (on 2 x 2 pixels, `space-to-depth`),
+development split, generators and one round, the same seed and processor in each difference; a few tenths on two seeds
+are within chance. All factors and scores: [single_factors.md](single_factors.md#one-factor-at-a-time-one-round). A
+cheaper sampler is taken only where it holds over all rounds, which 6 DDIM steps do not
+([single_factors.md](single_factors.md#over-all-rounds)); 4 of DPM-Solver++ were not tried there.
 """
 PLAIN, EVERY = "ours, channels_last, SDPA", "ours, channels_last, SDPA, fused AdamW"
 OPTIONS = (
