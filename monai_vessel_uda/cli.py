@@ -219,7 +219,7 @@ def adapt(
     ] = None,
     device: DeviceOption = None,
 ) -> None:
-    """Run all stages: prepare (if not done), train, mine, co-optimise, score, export, report.
+    """Run all stages: prepare (if not done), train, mine, co-optimise, export, score, report.
 
     Finished stages are skipped and an interrupted one continues: run the same command again.
     """

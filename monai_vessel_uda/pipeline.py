@@ -49,7 +49,7 @@ def adapt(
     device: str | None = None,
     registered_model: str | None = None,
 ) -> Path:
-    """Run all stages, skipping finished ones and resuming an interrupted one; evaluate, export, report.
+    """Run all stages, skipping finished ones and resuming an interrupted one; export, score, report.
 
     Args:
         workspace: folder with a manifest.
