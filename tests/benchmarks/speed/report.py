@@ -18,7 +18,9 @@ are formed between neighbouring measurements, and their median and quartiles are
 median of three; in sections of 2026-11-22 one measurement, which another job on the machine can spoil (the 6.3 s of a
 1024 x 1024 file there are such a case: its network and windows took 1.2 s, and sixteen times the pixels 20 s).
 Networks have untrained weights: speed does not depend on them. Load: running threads of the whole machine, averaged
-over a minute; after a section, more than its own threads means that it was not alone.
+over a minute; after a section, more than its own threads means that it was not alone. Sections of 2026-11-22 have the
+generators that preset `small` had then: 32-64-96 channels on 2 x 2 pixels ([which it has
+today](accuracy.md#which-generators)).
 """
 GOALS_TEXT = """Every line of the sections below that holds a figure against a bound. Two goals are of whole jobs:
 equal Dice in a third of the time ([accuracy.md](accuracy.md#time-against-the-plain-configuration)), and the demo
