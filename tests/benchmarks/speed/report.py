@@ -25,9 +25,9 @@ today](accuracy.md#which-generators)).
 GOALS_TEXT = """Every line of the sections below that holds a figure against a bound. Two goals are of whole jobs:
 equal Dice in a third of the time ([accuracy.md](accuracy.md#time-against-the-plain-configuration)), and the demo
 within five minutes ([demo.md](demo.md)). Evaluations are counts; that fewer cost no Dice is part of that goal, and
-has been measured with preset `small`: against 50 DDIM steps and wide generators over four rounds (two seeds) and one
-(three), against the published 300 and 1000 ancestral steps over one round (two seeds; [at the
-end](#what-dice-the-samplers-give)).
+has been measured with preset `small`: against 50 DDIM steps and wide generators over four rounds (two seeds); with
+the generators until 2026-11-23 also over one (three seeds), and against the published 300 and 1000 ancestral steps
+over one round (two seeds; [at the end](#what-dice-the-samplers-give)).
 """
 DICE = "What Dice the samplers give"
 DICE_TEXT = """Preset `small` with the generators that it had until 2026-11-23 (on 2 x 2 pixels, `space-to-depth`),
